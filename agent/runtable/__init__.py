@@ -1,0 +1,1 @@
+"""Pure: the run table, (state, command) -> state."""

@@ -1,0 +1,1 @@
+"""Pure: what users write, text in and values out."""

@@ -1,0 +1,1 @@
+"""What this agent keeps on its own disk, and the database it mirrors to."""

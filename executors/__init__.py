@@ -1,0 +1,1 @@
+"""Engines that run attempts; `base.py` is their contract."""
