@@ -1,7 +1,7 @@
 """The contract between the agent and an engine that runs attempts.
 
-An executor returns values and calls nobody back; the worker decides what they mean. Everything is keyed by the attempt's
-deterministic name, so that an agent that was killed finds its work again by asking for it (P3).
+An executor returns values and calls nobody back; the worker decides what they mean. Everything is keyed by the
+attempt's deterministic name, so that an agent that was killed finds its work again by asking for it (P3).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LogLine:
     """One record of output.
 
     time_ns: nanoseconds since the epoch, when it was read from the task.
-    partial: the line goes on in the next record of this stream (it was longer than a record may be, or had no newline yet).
+    partial: the line goes on in the next record of this stream (it was longer than a record may be).
     """
 
     time_ns: int
@@ -47,7 +47,8 @@ class AttemptSpec:
     """One try of one instance, ready to be started.
 
     name: deterministic and unique for ever; engines use it as the container's name.
-    directory: the attempt's own folder, holding `in/` and `out/`; a container finds it at `/data`, a process gets it as JOB_DIR and as its working directory.
+    directory: the attempt's own folder, holding `in/` and `out/`; a container finds it at `/data`, a process gets it
+        as JOB_DIR and as its working directory.
     log_directory: where this attempt's segments are.
     command: argument vector; empty = the image's own command.
     entrypoint: replaces the image's entry point; None = leave it.
@@ -108,7 +109,7 @@ class Executor(Protocol):
 
     kind: str  # "process", "docker", ...
     fenceable: bool  # can its work be proven stopped?
-    captures_logs: bool  # True: writes AttemptSpec.log_directory itself; False: the worker copies `logs()` there
+    captures_logs: bool  # True: it fills AttemptSpec.log_directory; False: the worker copies `logs()` there
 
     async def open(self) -> None:
         """Connect. Raises EngineUnreachable where no engine answers."""
@@ -124,12 +125,12 @@ class Executor(Protocol):
         """Find an attempt started earlier. None = it has not started and, once not_after_s is over, never will."""
 
     async def wait(self, name: str, directory: Path) -> Outcome:
-        """Return when the attempt has ended, with all its output captured. May be called many times, also long after the end."""
+        """Return when the attempt has ended, its output captured. May be called many times, also long after."""
 
     async def stop(self, name: str, directory: Path, grace_s: float) -> None:
-        """SIGTERM, after grace_s seconds SIGKILL, to all processes of the attempt. Returns when they are gone. Idempotent."""
+        """SIGTERM, after grace_s seconds SIGKILL, to all its processes. Returns when they are gone. Idempotent."""
 
-    def logs(self, name: str, directory: Path, since_ns: int = 0, follow: bool = False) -> AsyncIterator[LogLine]:
+    def logs(self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False) -> AsyncIterator[LogLine]:
         """Lines later than or at since_ns; with follow, until the attempt has ended and everything was read."""
 
     async def remove(self, name: str, directory: Path) -> None:

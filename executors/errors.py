@@ -1,9 +1,9 @@
 """What can go wrong in an executor.
 
-    ExecutorError            the engine could not do what was asked; the attempt fails with `reason`
-    +-- StartRefused         the start came after its not-after: the work was not started, and never will be
-    +-- ImageError           the image is missing or cannot be pulled
-    +-- EngineUnreachable    no engine answers at its address: nothing is known about the attempt
+ExecutorError            the engine could not do what was asked; the attempt fails with `reason`
++-- StartRefused         the start came after its not-after: the work was not started, and never will be
++-- ImageError           the image is missing or cannot be pulled
++-- EngineUnreachable    no engine answers at its address: nothing is known about the attempt
 """
 
 from __future__ import annotations
