@@ -1,0 +1,123 @@
+"""The cluster itself and what users apply to it: agents, limits, projects, plugins, jobs, secrets.
+
+Handlers of `apply.py`: each takes the table and a command and returns a code, "ok" or why nothing was changed.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from agent.runtable import commands as c
+from agent.runtable.model import Agent, FrozenRow, Namespace, Project, Row, secret_key
+from agent.runtable.table import Table
+
+
+def found(table: Table, cmd: c.Found) -> str:
+    """The cluster gets its id, once."""
+    if table.rows.cluster:
+        return "exists"
+    table.rows.cluster, table.rows.generation = cmd.cluster, cmd.generation
+    return "ok"
+
+
+def set_limits(table: Table, cmd: c.SetLimits) -> str:
+    """New limits bind from here on."""
+    table.rows.limits = cmd.limits
+    table.rebuild()  # deadlines of what is kept were computed from the old limits
+    return "ok"
+
+
+def agent_up(table: Table, cmd: c.AgentUp) -> str:
+    """An agent is there (again); its epoch goes on."""
+    known = table.rows.agents.get(cmd.agent.id)
+    agent = cmd.agent
+    table.rows.agents[agent.id] = Agent(
+        agent.id,
+        known.epoch if known is not None else 1,
+        agent.address,
+        agent.http,
+        agent.slots,
+        agent.executors,
+        agent.version,
+    )
+    return "ok"
+
+
+def put_project(table: Table, cmd: c.PutProject) -> str:
+    """Create or replace a project; what is None stays."""
+    old = table.rows.projects.get(cmd.project, Project())
+    new = Project(
+        old.config if cmd.config is None else cmd.config,
+        old.variables if cmd.variables is None else cmd.variables,
+        old.presets if cmd.presets is None else cmd.presets,
+        {**old.namespaces, **(cmd.namespaces or {})},
+    )
+    return _put(table, "project", table.rows.projects, {cmd.project: new})
+
+
+def put_plugins(table: Table, cmd: c.PutPlugins) -> str:
+    """Create or replace plugins."""
+    if cmd.project not in table.rows.projects:
+        return "unknown_project"
+    rows = table.rows.plugins.setdefault(cmd.project, {})
+    return _put(table, f"plugin/{cmd.project}", rows, cmd.plugins)
+
+
+def put_jobs(table: Table, cmd: c.PutJobs) -> str:
+    """Create or replace jobs; a job keeps its namespace, and namespaces are made as they are named."""
+    project = table.rows.projects.get(cmd.project)
+    if project is None:
+        return "unknown_project"
+    jobs = table.rows.jobs.setdefault(cmd.project, {})
+    for name, job in cmd.jobs.items():
+        known = jobs.get(name)
+        if known is not None and known.namespace != job.namespace:
+            return "exists"
+    code = _put(table, f"job/{cmd.project}", jobs, cmd.jobs)
+    if code == "ok":
+        for job in cmd.jobs.values():
+            project.namespaces.setdefault(job.namespace, Namespace())
+        table.size(f"project/{cmd.project}", project)
+    return code
+
+
+RowT = TypeVar("RowT", bound=Row | FrozenRow)
+
+
+def _put(table: Table, prefix: str, rows: dict[str, RowT], new: dict[str, RowT]) -> str:
+    """All of them or none: past the table's limit nothing is put (P12)."""
+    if table.bytes_used >= table.rows.limits.bytes_max:
+        return "table_full"
+    for name, row in new.items():
+        rows[name] = row
+        table.size(f"{prefix}/{name}", row)
+    return "ok"
+
+
+def delete_job(table: Table, cmd: c.DeleteJob) -> str:
+    """Delete a job; its runs stay."""
+    jobs = table.rows.jobs.get(cmd.project, {})
+    job = jobs.get(cmd.job)
+    if job is None or job.namespace != cmd.namespace:
+        return "unknown_job"
+    del jobs[cmd.job]
+    table.size(f"job/{cmd.project}/{cmd.job}", None)
+    return "ok"
+
+
+def put_secret(table: Table, cmd: c.PutSecret) -> str:
+    """Create or replace a secret."""
+    if cmd.project not in table.rows.projects:
+        return "unknown_project"
+    key = secret_key(cmd.project, cmd.namespace, cmd.name)
+    return _put(table, "secret", table.rows.secrets, {key: cmd.secret})
+
+
+def delete_secret(table: Table, cmd: c.DeleteSecret) -> str:
+    """Delete a secret."""
+    key = secret_key(cmd.project, cmd.namespace, cmd.name)
+    if key not in table.rows.secrets:
+        return "unknown_secret"
+    del table.rows.secrets[key]
+    table.size(f"secret/{key}", None)
+    return "ok"

@@ -1,0 +1,190 @@
+"""How a run moves: what becomes ready, what a failure leads to, when a run is over.
+
+Every function here takes the table and a run in it and is called by `apply.py` alone. `enter` is the one place where an
+instance changes its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.runtable.backoff import retry_delay_ms
+from agent.runtable.model import (
+    INSTANCE_FINAL,
+    MAX_ATTEMPTS,
+    Attempt,
+    AttemptState,
+    FinishedRow,
+    Instance,
+    InstanceKind,
+    InstanceState,
+    Reason,
+    Run,
+    RunState,
+)
+from agent.runtable.table import Table, pack_run
+from agent.runtable.transitions import allowed
+
+BAD = frozenset({InstanceState.FAILED, InstanceState.UPSTREAM_FAILED, InstanceState.CANCELLED})
+BY_HAND = frozenset({Reason.CANCELLED, Reason.MARKED})
+LOST = frozenset({Reason.AGENT_LOST, Reason.FENCED})
+WAITING = frozenset({InstanceState.PENDING, InstanceState.SCHEDULED, InstanceState.UP_FOR_RETRY})
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that left the table: for the history, which keeps `record`."""
+
+    run: Run
+    record: bytes
+
+
+def enter(
+    table: Table,
+    run: Run,
+    instance: Instance,
+    state: InstanceState,
+    reason: Reason | None = None,
+    message: str = "",
+) -> None:
+    """Move an instance to `state`. Its deadline is that of the new state."""
+    assert allowed(instance.state, state), f"{run.id}/{instance.plan.name}: {instance.state} -> {state}"
+    now_ms = table.rows.time_ms
+    instance.state = state
+    instance.since_ms = now_ms
+    instance.reason = reason
+    instance.message = message
+    instance.due_ms = None
+    if state is InstanceState.SCHEDULED:
+        instance.due_ms = now_ms + run.queue_timeout_ms
+    elif state is InstanceState.RUNNING and instance.plan.timeout_ms is not None:
+        instance.due_ms = now_ms + instance.plan.timeout_ms
+    elif state is InstanceState.UP_FOR_RETRY:
+        instance.due_ms = now_ms + _delay_ms(run, instance)
+    table.index_instance(run, instance)
+
+
+def _delay_ms(run: Run, instance: Instance) -> int:
+    retry = instance.plan.retry
+    return retry_delay_ms(
+        delay_s=retry.delay_s,
+        exponential=retry.exponential,
+        max_delay_s=retry.max_delay_s,
+        dag=f"{run.project}/{run.job}",
+        task=instance.plan.name,
+        logical=str(run.scheduled_at_ms),
+        try_number=tries(instance),
+    )
+
+
+def tries(instance: Instance) -> int:
+    """How many tries count against the retries: not those of lost agents, nor those before an operator's clear."""
+    return sum(1 for attempt in instance.attempts[instance.clears :] if attempt.counts and not attempt.open)
+
+
+def settle(table: Table, run: Run) -> None:
+    """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones."""
+    for instance in run.instances:
+        if instance.state is InstanceState.PENDING:
+            state = _decide(run, instance)
+            if state is not InstanceState.PENDING:
+                enter(table, run, instance, state)
+
+
+def _decide(run: Run, instance: Instance) -> InstanceState:
+    before = [_state(run, name) for name in instance.plan.after]
+    if instance.plan.kind is InstanceKind.FAIL:
+        return _decide_fail_hook(run, before)
+    if any(state in BAD for state in before):
+        return InstanceState.UPSTREAM_FAILED
+    if InstanceState.SKIPPED in before:
+        return InstanceState.SKIPPED
+    if all(state is InstanceState.SUCCESS for state in before):
+        return InstanceState.SCHEDULED
+    return InstanceState.PENDING
+
+
+def _decide_fail_hook(run: Run, before: list[InstanceState]) -> InstanceState:
+    """A fail hook runs when any of pre, task and post failed; among fail hooks it only keeps the plugins' order."""
+    core = [instance.state for instance in run.instances if instance.plan.kind is not InstanceKind.FAIL]
+    if any(state in BAD for state in core):
+        ordered = all(state in INSTANCE_FINAL for state in before)
+        return InstanceState.SCHEDULED if ordered else InstanceState.PENDING
+    if all(state in INSTANCE_FINAL for state in core):
+        return InstanceState.SKIPPED
+    return InstanceState.PENDING
+
+
+def _state(run: Run, name: str) -> InstanceState:
+    instance = run.instance(name)
+    assert instance is not None, f"{run.id}: {name} is not in the run"
+    return instance.state
+
+
+def stop(table: Table, run: Run, instances: Iterable[Instance], reason: Reason) -> None:
+    """End these instances: what waits is cancelled at once, what may be running is asked to stop first (P3)."""
+    for instance in instances:
+        attempt = instance.open_attempt
+        if attempt is not None:
+            attempt.stop_wanted = attempt.stop_wanted or reason
+        elif instance.state in WAITING:
+            enter(table, run, instance, InstanceState.CANCELLED, reason)
+
+
+def close_attempt(table: Table, run: Run, instance: Instance, attempt: Attempt, reason: Reason | None) -> None:
+    """The work of an attempt has ended; decide what that leads to. reason None = it succeeded."""
+    if reason is None:
+        attempt.state = AttemptState.SUCCESS
+        enter(table, run, instance, instance.mark or InstanceState.SUCCESS)
+        return
+    attempt.reason = attempt.stop_wanted or reason
+    attempt.state = AttemptState.CANCELLED if attempt.reason in BY_HAND else AttemptState.FAILED
+    attempt.counts = attempt.reason not in LOST
+    state, why = _after_failure(run, instance, attempt.reason)
+    enter(table, run, instance, state, why, attempt.message)
+
+
+def _after_failure(run: Run, instance: Instance, reason: Reason) -> tuple[InstanceState, Reason]:
+    if instance.mark is not None:
+        return instance.mark, Reason.MARKED
+    if run.cancelled_by is not None:  # cancel beats retry (R9)
+        return InstanceState.CANCELLED, Reason.CANCELLED
+    if run.reason is Reason.TIMEOUT:
+        return InstanceState.FAILED, Reason.TIMEOUT
+    if reason is Reason.QUEUE_TIMEOUT or len(instance.attempts) - instance.clears >= MAX_ATTEMPTS:
+        return InstanceState.FAILED, reason
+    if reason in LOST:
+        return InstanceState.SCHEDULED, reason
+    if tries(instance) <= instance.plan.retry.count:
+        return InstanceState.UP_FOR_RETRY, reason
+    return InstanceState.FAILED, reason
+
+
+def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
+    """If every instance has ended, end the run and take it out of the table."""
+    if not all(instance.final for instance in run.instances):
+        return None
+    run.state, run.reason = _result(run)
+    run.finished_at_ms = table.rows.time_ms
+    rows = table.rows
+    del rows.runs[run.id]
+    table.size(f"run/{run.id}", None)
+    row = FinishedRow(run.project, run.job, run.scheduled_at_ms, run.origin, run.state, rows.index, run.finished_at_ms)
+    table.add_finished(run.id, row)
+    while len(rows.finished) > rows.limits.finished_max:
+        table.forget_finished(next(iter(rows.finished)))
+    return FinishedRun(run, pack_run(run))
+
+
+def _result(run: Run) -> tuple[RunState, Reason | None]:
+    """A failed fail hook is shown and changes nothing; a failed pre, task or post fails the run."""
+    core = [instance for instance in run.instances if instance.plan.kind is not InstanceKind.FAIL]
+    states = {instance.state for instance in core}
+    if run.cancelled_by is not None and any(i.state is InstanceState.CANCELLED for i in run.instances):
+        return RunState.CANCELLED, Reason.CANCELLED
+    if run.reason is Reason.TIMEOUT and states & BAD:
+        return RunState.FAILED, Reason.TIMEOUT
+    if states & BAD:
+        return RunState.FAILED, next((i.reason for i in core if i.state is InstanceState.FAILED), None)
+    return RunState.SUCCESS, None

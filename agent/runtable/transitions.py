@@ -1,0 +1,63 @@
+"""Which state of an instance may follow which: the one table of allowed moves.
+
+Who makes the move stands beside it. `lifecycle.enter` asserts every move against this table; a move that does not stand
+here cannot happen.
+"""
+
+from __future__ import annotations
+
+from agent.runtable.model import InstanceState as S
+
+ALLOWED: dict[S, frozenset[S]] = {
+    S.PENDING: frozenset(
+        {
+            S.SCHEDULED,  # all before it succeeded (a fail hook: one of them failed)
+            S.SKIPPED,  # a fail hook with nothing to do; or all before it were skipped
+            S.UPSTREAM_FAILED,  # one before it failed
+            S.CANCELLED,  # the run was cancelled or ran out of time
+            S.SUCCESS,  # an operator marked it
+            S.FAILED,  # an operator marked it
+        }
+    ),
+    S.SCHEDULED: frozenset(
+        {
+            S.RUNNING,  # its agent says: started
+            S.SUCCESS,  # its agent says: ended (the word of its start came late or never), or an operator marked it
+            S.FAILED,  # as above, or the queue time-out
+            S.UP_FOR_RETRY,  # its agent says: failed, and a retry is left
+            S.SCHEDULED,  # the attempt was lost before it began
+            S.CANCELLED,
+            S.UNKNOWN,  # its agent is lost, and its engine cannot be fenced
+        }
+    ),
+    S.RUNNING: frozenset(
+        {
+            S.SUCCESS,
+            S.FAILED,
+            S.UP_FOR_RETRY,
+            S.SCHEDULED,  # the attempt was lost without fault of its own: it is run again at once
+            S.CANCELLED,
+            S.UNKNOWN,
+        }
+    ),
+    S.UP_FOR_RETRY: frozenset(
+        {
+            S.SCHEDULED,  # the delay is over
+            S.CANCELLED,  # cancel beats retry
+            S.SUCCESS,  # an operator marked it
+            S.FAILED,  # an operator marked it
+        }
+    ),
+    S.UNKNOWN: frozenset({S.SUCCESS, S.FAILED, S.UP_FOR_RETRY, S.SCHEDULED, S.CANCELLED}),
+    # Final is final (P4): only an operator's clear leads out, and what was made before stays in `attempts`.
+    S.SUCCESS: frozenset({S.PENDING}),
+    S.FAILED: frozenset({S.PENDING}),
+    S.SKIPPED: frozenset({S.PENDING}),
+    S.UPSTREAM_FAILED: frozenset({S.PENDING}),
+    S.CANCELLED: frozenset({S.PENDING}),
+}
+
+
+def allowed(before: S, after: S) -> bool:
+    """Whether an instance may go from `before` to `after`."""
+    return after in ALLOWED[before]

@@ -1,0 +1,191 @@
+"""Short ways to say things to a run table, with the invariants checked after every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.runtable import commands as c
+from agent.runtable import invariants
+from agent.runtable.apply import Applied, apply
+from agent.runtable.lifecycle import FinishedRun
+from agent.runtable.model import (
+    Agent,
+    Instance,
+    InstanceKind,
+    InstancePlan,
+    InstanceState,
+    Origin,
+    Reason,
+    RetryPolicy,
+    Run,
+)
+from agent.runtable.planner import plan
+from agent.runtable.table import Table
+
+START_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
+
+
+def task(name: str = "bq2bq", after: tuple[str, ...] = (), **fields: object) -> InstancePlan:
+    """A task's plan, run by the mock executor."""
+    return _plan(name, InstanceKind.TASK, after, fields)
+
+
+def hook(name: str, kind: InstanceKind, after: tuple[str, ...] = (), **fields: object) -> InstancePlan:
+    """A hook's plan."""
+    return _plan(name, kind, after, fields)
+
+
+def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[str, object]) -> InstancePlan:
+    retry = fields.pop("retry", RetryPolicy())
+    timeout_ms = fields.pop("timeout_ms", None)
+    assert not fields
+    assert isinstance(retry, RetryPolicy)
+    assert timeout_ms is None or isinstance(timeout_ms, int)
+    return InstancePlan(name, kind, name, after, "mock", retry, timeout_ms)
+
+
+def job_with_hooks(retry: RetryPolicy = RetryPolicy()) -> tuple[InstancePlan, ...]:
+    """pre -> task -> post, and a fail hook."""
+    return (
+        hook("check", InstanceKind.PRE),
+        task("bq2bq", ("check",), retry=retry),
+        hook("notify", InstanceKind.POST, ("bq2bq",)),
+        hook("rescue", InstanceKind.FAIL),
+    )
+
+
+@dataclass
+class Driver:
+    """A run table with one agent, a clock that only moves when told, and a planner that is asked by hand."""
+
+    table: Table = field(default_factory=Table)
+    now_ms: int = START_MS
+    index: int = 0
+    seq: int = 0
+    finished: list[FinishedRun] = field(default_factory=list)
+    log: list[bytes] = field(default_factory=list)
+
+    def say(self, command: c.AnyCommand) -> Applied:
+        """Apply a command and check every invariant, the promise that final is final included."""
+        before = {run.id: {i.plan.name: i.state for i in run.instances} for run in self.table.rows.runs.values()}
+        self.index += 1
+        self.log.append(c.encode(command))
+        applied = apply(self.table, self.index, self.log[-1])
+        invariants.check(self.table)
+        for run in (*self.table.rows.runs.values(), *(f.run for f in applied.finished)):
+            invariants.check_step(before.get(run.id, {}), run)
+        self.finished += applied.finished
+        return applied
+
+    def found(self, slots: int = 4, executors: tuple[str, ...] = ("mock",)) -> Driver:
+        """A cluster of one agent with a project."""
+        self.say(c.Found(self.now_ms, "c1", 1))
+        self.say(c.AgentUp(self.now_ms, Agent("a1", 0, "127.0.0.1:1", "http://127.0.0.1:2", slots, executors, "0")))
+        self.say(c.PutProject(self.now_ms, "p"))
+        return self
+
+    def submit(
+        self,
+        *plans: InstancePlan,
+        run_id: str = "r1",
+        request: str = "",
+        body: str = "b",
+        origin: Origin = Origin.MANUAL,
+        timeout_ms: int = 72 * HOUR_MS,
+        queue_timeout_ms: int = 24 * HOUR_MS,
+        project: str = "p",
+    ) -> Applied:
+        """Ask for a run of these instances."""
+        return self.say(
+            c.SubmitRun(
+                self.now_ms,
+                run_id,
+                project,
+                "n",
+                "j",
+                START_MS,
+                origin,
+                "me",
+                "a1",
+                request,
+                body,
+                HOUR_MS,
+                "bundle",
+                timeout_ms,
+                queue_timeout_ms,
+                plans or (task(),),
+            )
+        )
+
+    def plan(self) -> list[c.AnyCommand]:
+        """Let the planner plan once, and apply what it proposes."""
+        commands = plan(self.table, self.now_ms)
+        for command in commands:
+            self.say(command)
+        return commands
+
+    def pass_time(self, ms: int) -> None:
+        """Let time pass, and let the planner see it."""
+        self.now_ms += ms
+        self.plan()
+
+    def start(self, name: str, run_id: str = "r1") -> Applied:
+        """The worker says that the newest attempt has started."""
+        attempt = self.instance(name, run_id).last
+        assert attempt is not None
+        self.seq += 1
+        return self.say(
+            c.InstanceStarted(
+                self.now_ms, run_id, name, attempt.number, attempt.agent, attempt.epoch, self.seq, self.now_ms, None, {}
+            )
+        )
+
+    def end(
+        self, name: str, reason: Reason | None = None, run_id: str = "r1", exit_code: int | None = None
+    ) -> Applied:
+        """The worker says how the newest attempt has ended."""
+        attempt = self.instance(name, run_id).last
+        assert attempt is not None
+        self.seq += 1
+        code = exit_code if exit_code is not None else (0 if reason is None else 1)
+        return self.say(
+            c.InstanceEnded(
+                self.now_ms,
+                run_id,
+                name,
+                attempt.number,
+                attempt.agent,
+                attempt.epoch,
+                self.seq,
+                reason,
+                code,
+                "",
+                attempt.started_at_ms,
+                self.now_ms,
+                None,
+                {},
+            )
+        )
+
+    def go(self, name: str, reason: Reason | None = None, run_id: str = "r1") -> None:
+        """Assign, start and end the newest attempt of an instance."""
+        self.plan()
+        self.start(name, run_id)
+        self.end(name, reason, run_id)
+
+    def run(self, run_id: str = "r1") -> Run:
+        """The run, in the table or finished."""
+        if run_id in self.table.rows.runs:
+            return self.table.rows.runs[run_id]
+        return next(f.run for f in reversed(self.finished) if f.run.id == run_id)
+
+    def instance(self, name: str, run_id: str = "r1") -> Instance:
+        """An instance of a run."""
+        instance = self.run(run_id).instance(name)
+        assert instance is not None
+        return instance
+
+    def states(self, run_id: str = "r1") -> dict[str, InstanceState]:
+        """The state of every instance of a run."""
+        return {i.plan.name: i.state for i in self.run(run_id).instances}
