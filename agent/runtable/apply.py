@@ -294,7 +294,7 @@ def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
     if row is None:
         return "unknown_run"
     run = unpack_run(cmd.record)
-    if run is None or run.id != cmd.run_id or not run.final or run.finished_at_ms != row.finished_at_ms:
+    if run is None or run.id != cmd.run_id or not run.final or row.index != cmd.ended_index:
         return "stale"
     if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
         return "table_full"

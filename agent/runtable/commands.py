@@ -175,12 +175,14 @@ class ClearRun(Command, frozen=True):
     """Make instances of a run pending again, with new attempts to come; what was made stays (P4).
 
     instances: their names. record: the packed run, where it has left the table already; b"" = it is in the table.
+    ended_index: where that record says it ended, so that an older end of the same run is not taken for its last.
     what: the operator's verb, for the audit ("retry", "clear").
     """
 
     run_id: str
     instances: tuple[str, ...]
     record: bytes
+    ended_index: Count
     who: str
     via: str
     what: str

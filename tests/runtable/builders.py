@@ -45,7 +45,10 @@ def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[st
     return InstancePlan(name, kind, name, after, "mock", retry, timeout_ms)
 
 
-def job_with_hooks(retry: RetryPolicy = RetryPolicy()) -> tuple[InstancePlan, ...]:
+NO_RETRY = RetryPolicy()
+
+
+def job_with_hooks(retry: RetryPolicy = NO_RETRY) -> tuple[InstancePlan, ...]:
     """pre -> task -> post, and a fail hook."""
     return (
         hook("check", InstanceKind.PRE),
@@ -141,9 +144,7 @@ class Driver:
             )
         )
 
-    def end(
-        self, name: str, reason: Reason | None = None, run_id: str = "r1", exit_code: int | None = None
-    ) -> Applied:
+    def end(self, name: str, reason: Reason | None = None, run_id: str = "r1", exit_code: int | None = None) -> Applied:
         """The worker says how the newest attempt has ended."""
         attempt = self.instance(name, run_id).last
         assert attempt is not None
