@@ -6,6 +6,7 @@ from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import Run
 from agent.runtable.table import unpack_run
 from agent.store import history
+from agent.store.database import MirroredAttempt, MirroredInstance, MirroredRun
 from agent.store.errors import HistoryError
 
 

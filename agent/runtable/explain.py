@@ -52,7 +52,7 @@ def _why_final(run: Run, instance: Instance) -> str:
         failed = [name for name in instance.plan.after if _failed(run, name)]
         return f"not started: {', '.join(failed)} failed"
     if instance.state is InstanceState.SKIPPED:
-        return "nothing failed" if instance.plan.kind is InstanceKind.FAIL else "what it comes after was skipped"
+        return "nothing failed"
     reason = f" ({instance.reason})" if instance.reason else ""
     message = f": {instance.message}" if instance.message else ""
     return f"{instance.state}{reason}{message}"

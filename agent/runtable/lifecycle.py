@@ -98,8 +98,6 @@ def _decide(run: Run, instance: Instance) -> InstanceState:
         return _decide_fail_hook(run, before)
     if any(state in BAD for state in before):
         return InstanceState.UPSTREAM_FAILED
-    if InstanceState.SKIPPED in before:
-        return InstanceState.SKIPPED
     if all(state is InstanceState.SUCCESS for state in before):
         return InstanceState.SCHEDULED
     return InstanceState.PENDING

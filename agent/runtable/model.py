@@ -8,7 +8,6 @@ Times are milliseconds since the epoch, UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated
 
@@ -369,11 +368,3 @@ def secret_key(project: str, namespace: str, name: str) -> str:
 def tick_key(project: str, job: str, scheduled_at_ms: int, origin: Origin) -> str:
     """The key by which ticks deduplicate (P2)."""
     return f"{project}/{job}/{scheduled_at_ms}/{origin}"
-
-
-def open_attempts(run: Run) -> Iterator[tuple[Instance, Attempt]]:
-    """Each instance of the run whose work may be there, with its attempt."""
-    for instance in run.instances:
-        attempt = instance.open_attempt
-        if attempt is not None:
-            yield instance, attempt

@@ -12,7 +12,7 @@ ALLOWED: dict[S, frozenset[S]] = {
     S.PENDING: frozenset(
         {
             S.SCHEDULED,  # all before it succeeded (a fail hook: one of them failed)
-            S.SKIPPED,  # a fail hook with nothing to do; or all before it were skipped
+            S.SKIPPED,  # a fail hook with nothing to do
             S.UPSTREAM_FAILED,  # one before it failed
             S.CANCELLED,  # the run was cancelled or ran out of time
             S.SUCCESS,  # an operator marked it

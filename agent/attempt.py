@@ -1,0 +1,103 @@
+"""One attempt on this agent: what the journal keeps of it, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.runtable import commands as c
+from agent.runtable.model import Reason
+
+
+class Intent(msgspec.Struct, array_like=True, frozen=True):
+    """What the journal keeps of an attempt before it is started. capability: opens the callback listener to it."""
+
+    run_id: str
+    instance: str
+    number: int
+    epoch: int
+    executor: str
+    compiled: str
+    capability: str
+
+
+class StartNote(msgspec.Struct, array_like=True, frozen=True):
+    """What the journal keeps of a start."""
+
+    started_at_ms: int
+    facts: dict[str, str]
+
+
+class EndNote(msgspec.Struct, array_like=True, frozen=True):
+    """What the journal keeps of an end."""
+
+    reason: str | None
+    exit_code: int | None
+    message: str
+    started_at_ms: int | None
+    finished_at_ms: int
+    facts: dict[str, str]
+    compiled: str | None
+
+
+@dataclass(slots=True)
+class Driven:
+    """An attempt that has a task of its own. stop: set when the table wants it stopped."""
+
+    name: str
+    run_id: str
+    instance: str
+    number: int
+    epoch: int
+    executor: str
+    capability: str = ""
+    compiled: str | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    started: StartNote | None = None
+    started_seq: int = 0
+    ended: bool = False  # nothing more is written to its log
+
+    def fields(self) -> dict[str, object]:
+        """What a log line of this attempt carries."""
+        return {"run": self.run_id, "instance": self.instance, "attempt": self.number, "executor": self.executor}
+
+    def start_command(self, now_ms: int, agent: str) -> c.InstanceStarted:
+        """The word that it has started."""
+        note = self.started
+        assert note is not None
+        return c.InstanceStarted(
+            now_ms,
+            self.run_id,
+            self.instance,
+            self.number,
+            agent,
+            self.epoch,
+            self.started_seq,
+            note.started_at_ms,
+            self.compiled,
+            note.facts,
+        )
+
+    def end_command(self, now_ms: int, agent: str, seq: int, note: EndNote) -> c.InstanceEnded:
+        """The word how it has ended. A reason that this version does not know is an executor's error."""
+        known = note.reason in set(Reason)
+        reason = None if note.reason is None else Reason(note.reason) if known else Reason.EXECUTOR_ERROR
+        return c.InstanceEnded(
+            now_ms,
+            self.run_id,
+            self.instance,
+            self.number,
+            agent,
+            self.epoch,
+            seq,
+            reason,
+            note.exit_code,
+            note.message,
+            note.started_at_ms,
+            note.finished_at_ms,
+            note.compiled,
+            note.facts,
+        )

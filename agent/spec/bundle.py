@@ -1,0 +1,174 @@
+"""The bundle of a run: all that is needed to compile its instances, frozen when the run is accepted.
+
+It is stored as one JSON blob; the run table names it by hash. Secrets are not in it; assets are named by their hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from agent.spec.errors import PluginError
+from agent.spec.jobspec import HookSpec, HookType, JobSpec, TaskSpec, WindowSpec
+from agent.spec.plugin import BUILTIN, Plugin
+
+DEFAULT_EXECUTOR: Final = "docker"
+EXECUTOR_KEY: Final = "executor"  # of a project's config
+
+
+class Place(StrEnum):
+    """Where an instance stands in its run."""
+
+    PRE = "pre"
+    TASK = "task"
+    POST = "post"
+    FAIL = "fail"
+
+
+# Setup and teardown differ from pre and post by their trigger rules, which this version does not have yet.
+_PLACES: Final = {
+    HookType.SETUP: Place.PRE,
+    HookType.PRE: Place.PRE,
+    HookType.POST: Place.POST,
+    HookType.TEARDOWN: Place.POST,
+    HookType.FAIL: Place.FAIL,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What a run was accepted with.
+
+    plugins: those the job names, by name.  variables: the project's, overridden by the namespace's.
+    preset: the window of the preset that the job names.  assets: {path: hash of the blob}.
+    executor: the project's default, "" = prime's.
+    """
+
+    job: JobSpec
+    project: str
+    namespace: str
+    plugins: dict[str, Plugin]
+    variables: dict[str, str] = field(default_factory=dict)
+    preset: WindowSpec | None = None
+    assets: dict[str, str] = field(default_factory=dict)
+    executor: str = ""
+
+
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+_decoder: Final = msgspec.json.Decoder(Bundle)
+
+
+def encode(bundle: Bundle) -> bytes:
+    """The blob of a bundle: the same bundle gives the same bytes."""
+    return _encoder.encode(bundle)
+
+
+def decode(data: bytes) -> Bundle:
+    """The bundle in a blob. Raises msgspec.ValidationError for what `encode` did not make."""
+    return _decoder.decode(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One instance of a run to be.
+
+    name: unique in the run: the plugin's, with `-hook` behind it where a hook is called like the task.
+    after: names of the instances it waits for.  timeout_s: seconds, None = none of its own.
+    """
+
+    name: str
+    place: Place
+    plugin: str
+    after: tuple[str, ...]
+    executor: str
+    timeout_s: float | None
+
+
+def used_plugins(job: JobSpec, plugins: Mapping[str, Plugin]) -> dict[str, Plugin]:
+    """The plugins that a job names, the built-in ones included. Raises PluginError for one that is not there."""
+    used = {}
+    for name in (job.task.name, *(hook.name for hook in job.hooks)):
+        plugin = plugins.get(name) or BUILTIN.get(name)
+        if plugin is None:
+            raise PluginError(f"there is no plugin {name!r}; apply it with `prime plugin apply`")
+        used[name] = plugin
+    return used
+
+
+def plan(bundle: Bundle) -> tuple[Planned, ...]:
+    """The instances of a run in an order in which each comes after all it waits for.
+
+    Pre hooks, the task, post hooks, fail hooks; among hooks of one type the plugins' `dependson`, else the job's order.
+    """
+    job = bundle.job
+    pre = _hooks(bundle, Place.PRE, ())
+    task = _planned(bundle, job.task, Place.TASK, tuple(hook.name for hook in pre))
+    post = _hooks(bundle, Place.POST, (task.name,))
+    fail = _hooks(bundle, Place.FAIL, ())
+    return (*pre, task, *post, *fail)
+
+
+def place_of(hook: HookSpec, plugin: Plugin) -> Place:
+    """Where a hook stands: the job's word over the plugin's."""
+    return _PLACES[hook.hooktype or plugin.hook_type]
+
+
+def instance_name(job: JobSpec, hook: HookSpec) -> str:
+    """The name of a hook's instance."""
+    return f"{hook.name}-hook" if hook.name == job.task.name else hook.name
+
+
+def spec_of(job: JobSpec, name: str) -> TaskSpec | HookSpec:
+    """The task or hook whose instance has this name. Raises KeyError for an unknown one."""
+    if name == job.task.name:
+        return job.task
+    for hook in job.hooks:
+        if instance_name(job, hook) == name:
+            return hook
+    raise KeyError(name)
+
+
+def _hooks(bundle: Bundle, place: Place, first: tuple[str, ...]) -> list[Planned]:
+    """The hooks of one place, each after those of the same place that its plugin depends on."""
+    here = {hook.name: hook for hook in bundle.job.hooks if place_of(hook, bundle.plugins[hook.name]) is place}
+    names = {name: instance_name(bundle.job, hook) for name, hook in here.items()}
+    ordered = _in_order(here, {name: bundle.plugins[name].depends_on for name in here})
+    return [
+        _planned(
+            bundle,
+            here[name],
+            place,
+            (*first, *(names[before] for before in bundle.plugins[name].depends_on if before in here)),
+        )
+        for name in ordered
+    ]
+
+
+def _in_order(names: Iterable[str], depends_on: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names so that each comes after what it depends on, else as given. Raises PluginError on a circle."""
+    left, ordered = list(names), []
+    while left:
+        free = next((n for n in left if not any(before in left for before in depends_on[n])), None)
+        if free is None:
+            raise PluginError(f"the hooks {', '.join(left)} wait for each other in a circle; see their dependson")
+        left.remove(free)
+        ordered.append(free)
+    return ordered
+
+
+def _planned(bundle: Bundle, spec: TaskSpec | HookSpec, place: Place, after: tuple[str, ...]) -> Planned:
+    """An instance; its executor is the job's, else the plugin's, else the project's, else docker."""
+    plugin = bundle.plugins[spec.name]
+    name = instance_name(bundle.job, spec) if isinstance(spec, HookSpec) else spec.name
+    return Planned(
+        name=name,
+        place=place,
+        plugin=spec.name,
+        after=after,
+        executor=spec.executor or plugin.executor or bundle.executor or DEFAULT_EXECUTOR,
+        timeout_s=spec.timeout_s,
+    )

@@ -1,0 +1,62 @@
+"""Everything the stores of this agent can refuse.
+
+    StoreError
+    ├── BlobError
+    │   ├── BlobTooLarge      the caller's: more bytes than a blob may have
+    │   ├── BlobMissing       no blob of that name here; another agent may have it
+    │   └── BlobDamaged       the file is there and its bytes are not those its name promises (P9)
+    ├── JournalError
+    │   ├── JournalDamaged    the worker's journal cannot be trusted; work must not start (P9)
+    │   └── AlreadyJournaled  the caller's: an intent for an attempt that is known already (P3)
+    ├── HistoryError          the history's files, or a question they cannot answer
+    ├── MirrorError           the database: unreachable, fenced off, or not as expected
+    └── LogsError             an attempt's log segments
+
+Each message says what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of all errors of `agent.store`."""
+
+
+class BlobError(StoreError):
+    """Base of the errors of `agent.store.blobs`."""
+
+
+class BlobTooLarge(BlobError):
+    """More bytes than a blob may have."""
+
+
+class BlobMissing(BlobError):
+    """There is no blob of that name on this agent."""
+
+
+class BlobDamaged(BlobError):
+    """A blob's bytes do not hash to its name."""
+
+
+class JournalError(StoreError):
+    """Base of the errors of `agent.store.journal`."""
+
+
+class JournalDamaged(JournalError):
+    """The journal's file is not a journal, or fails its checks."""
+
+
+class AlreadyJournaled(JournalError):
+    """An intent or a refusal of that attempt stands in the journal: it is never started (again)."""
+
+
+class HistoryError(StoreError):
+    """The history's files are damaged, or cannot answer what was asked."""
+
+
+class MirrorError(StoreError):
+    """The database cannot be written: unreachable, fenced off by a later leader, or not as expected."""
+
+
+class LogsError(StoreError):
+    """An attempt's log segments cannot be read or written."""
