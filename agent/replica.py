@@ -85,6 +85,13 @@ class Replica:
         """A run that has not ended, or whose record has not reached the history yet."""
         return self.table.rows.runs.get(run_id) or self._leaving.get(run_id)
 
+    def unfinished_or_leaving(self) -> list[Run]:
+        """Every run whose last state the history does not have yet."""
+        return [
+            *self.table.rows.runs.values(),
+            *(r for r in self._leaving.values() if r.id not in self.table.rows.runs),
+        ]
+
     def changed(self) -> asyncio.Future[None]:
         """A future that is done when something more was applied. Take it before looking at the table."""
         if self._changed is None or self._changed.done():
@@ -266,7 +273,8 @@ class Replica:
     async def _on_history_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._history_thread, work))
 
-    async def _history_settled(self) -> None:
+    async def history_settled(self) -> None:
+        """Wait until the history has every run that has ended so far."""
         while self._leaving:
             await asyncio.shield(self.changed())
 
@@ -278,7 +286,7 @@ class Replica:
         """
         index, data = self.applied_index, self.table.dump()
         self._bytes_since_snapshot = 0
-        await self._history_settled()
+        await self.history_settled()
         await self._on_history_thread(lambda: self.history.set_covered(index))
         await self._on_log_thread(lambda: self._save(index, data))
         self.snapshots += 1

@@ -230,21 +230,22 @@ class ProcessExecutor:
         found = self._find(spec.name, spec.directory)
         if found is not None:
             return found
-        order = _order(spec)
+        try:
+            order = _order(spec).encode()
+        except ValueError as error:
+            raise ExecutorError(str(error)) from error
         async with self._starts:
-            try:
-                answer = await self._server.ask(order.encode())
-            except ValueError as error:
-                raise ExecutorError(str(error)) from error
-        parsed = supervisor.parse_answer(answer)
-        if "started" in parsed:
-            return _started(parsed["started"])
-        if "refused" in parsed:
-            raise StartRefused(f"{spec.name}: {parsed['refused']}")
-        found = self._find(spec.name, spec.directory)
+            answer = await self._server.ask(order)
+            found = self._find(spec.name, spec.directory)
+            if not answer and found is None:
+                # Whoever had the order died with it, most likely the fork server, and left no record: nothing has
+                # begun, and nobody is left who could begin it.
+                answer = await self._server.ask(order)
+                found = self._find(spec.name, spec.directory)
         if found is not None:
             return found
-        raise ExecutorError(f"{spec.name}: {parsed.get('failed', 'its supervisor died before it could start it')}")
+        failure = answer.decode(errors="replace") or "its supervisors died before they could start it"
+        raise ExecutorError(f"{spec.name}: {failure}")
 
     def _find(self, name: str, directory: Path) -> Started | None:
         """An attempt for which there was a start. Raises what that start raised, if it failed."""

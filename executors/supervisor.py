@@ -42,6 +42,7 @@ from executors.base import Stream
 from executors.segments import SegmentWriter
 
 STATE_DIRECTORY = ".prime"
+DECIDED = b"decided"  # a supervisor's answer: what came of the start is in the files. Any other says why it failed
 LOCK, RECORD, STOP, EXIT = "lock", "supervisor.json", "stop.json", "exit.json"
 MARK = "JOB_DIR"  # in the environment of all an attempt's processes; its value is the attempt's directory alone
 
@@ -253,21 +254,20 @@ class Supervisor:
             "started_at_ms": self._started_at_ms,
         }
 
-    def start(self) -> dict[str, Any]:
-        """Start the task. Returns the answer for the agent: started, refused or failed."""
+    def start(self) -> bool:
+        """Start the task; True if it runs. Whatever comes of it is recorded when this returns."""
         writer = SegmentWriter(Path(self._order.log_directory), limit_bytes=self._order.log_limit_bytes)
         self._started_at_ms = time.time_ns() // 10**6
-        record = self.record()
-        write_json(state_path(self._order.directory, RECORD), record)
+        write_json(state_path(self._order.directory, RECORD), self.record())
         if state_path(self._order.directory, STOP).exists():
             message, refused = "a stop was asked for before the start", True
         else:
             message, refused = self._spawn(writer)
         if not message:
-            return {"started": record}
+            return True
         writer.close()
         self._write_exit(None, "executor_error", message, refused=refused)
-        return {"refused" if refused else "failed": message}
+        return False
 
     def _spawn(self, writer: SegmentWriter) -> tuple[str, bool]:
         """Fork and exec the task. Returns (why not, refused); ("", False) if it runs."""
@@ -459,22 +459,12 @@ def _receive_order(report: socket.socket) -> Order | None:
     return Order(**json.loads(body)) if length and len(body) == length else None
 
 
-def _answer(report: socket.socket, answer: dict[str, Any]) -> None:
+def _answer(report: socket.socket, answer: bytes) -> None:
     if report.fileno() < 0:
         return  # answered before
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the agent is gone: the files say the same
-        report.sendall(json.dumps(answer).encode())
+        report.sendall(answer)
     report.close()
-
-
-def parse_answer(answer: bytes) -> dict[str, Any]:
-    """A supervisor's answer: {"started": record}, {"refused" | "failed": message} or {"exists": True}; {} if it gave
-    none, or died while it gave it.
-    """
-    try:
-        return dict(json.loads(answer))
-    except ValueError:
-        return {}
 
 
 def supervise(report: socket.socket) -> None:
@@ -494,16 +484,16 @@ def supervise(report: socket.socket) -> None:
         lock_fd = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock_fd, fcntl.LOCK_EX)  # waits for another start of this attempt to be decided
         if (state / RECORD).exists() or (state / EXIT).exists():
-            _answer(report, {"exists": True})
+            _answer(report, DECIDED)
             return
         supervisor = Supervisor(order)
-        answer = supervisor.start()
+        runs = supervisor.start()
         os.close(lock_fd)
-        _answer(report, answer)
-        if "started" in answer:
+        _answer(report, DECIDED)
+        if runs:
             supervisor.run()
     except BaseException as error:
-        _answer(report, {"failed": f"the supervisor failed: {type(error).__name__}: {error}"})
+        _answer(report, f"the supervisor failed: {type(error).__name__}: {error}".encode(errors="replace"))
         if supervisor is not None:
             supervisor.abort()
         with contextlib.suppress(OSError):  # the directory itself may be what failed
@@ -525,7 +515,7 @@ def serve(control: socket.socket) -> None:
             try:
                 pid = os.fork()
             except OSError as error:
-                _answer(report, {"failed": f"no process for the attempt: {error}"})
+                _answer(report, f"no process for the attempt: {error}".encode())
                 continue
             if pid == 0:
                 control.close()

@@ -203,7 +203,8 @@ class _Composer:
         """Take one event of the parser."""
         if isinstance(event, yaml.ScalarEvent):
             position = self._at(event)
-            self._check_tag(event.tag, position)
+            if event.tag:
+                self._check_tag(event.tag, position)
             # A tag says what the text is: `!!str null` is the word, not the absence of one.
             node = Scalar(event.value, bool(event.implicit[0]) and not event.tag, position)
             self._add(node, 1, 0)
@@ -211,7 +212,8 @@ class _Composer:
                 self._anchors[event.anchor] = (node, 1, 0)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             position = self._at(event)
-            self._check_tag(event.tag, position)
+            if event.tag:
+                self._check_tag(event.tag, position)
             if len(self._open) >= DEPTH_MAX:
                 # At the start, not at the end: the parser's own work grows with the square of the depth.
                 raise _Refused(position, f"the document is deeper than {DEPTH_MAX} levels")
@@ -231,8 +233,8 @@ class _Composer:
         assert mark is not None  # the parser marks every event
         return Position(self._file, mark.line + 1, mark.column + 1)
 
-    def _check_tag(self, tag: str | None, position: Position) -> None:
-        if tag and not _CORE_TAG.fullmatch(tag):
+    def _check_tag(self, tag: str, position: Position) -> None:
+        if not _CORE_TAG.fullmatch(tag):
             self._problems.add(position, "", f"the tag {shorten(tag)} is not known; leave it out")
 
     def _alias(self, name: str, position: Position) -> None:
@@ -267,7 +269,8 @@ class _Composer:
             return
         parent = self._open[-1]
         parent.children.append(node)
-        parent.height = max(parent.height, height + 1)
+        if height >= parent.height:
+            parent.height = height + 1
 
     def _entries(self, closed: _Open) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}

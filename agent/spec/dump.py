@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -13,6 +14,8 @@ import yaml
 
 from agent.spec import duration
 from agent.spec.jobspec import JobSpec
+
+_RARE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 def dump_job(job: JobSpec) -> str:
@@ -26,7 +29,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    # Line ends other than the usual one are escaped: written as they are, they would come back as another one.
+    style = '"' if _RARE_LINE_ENDS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -247,6 +247,9 @@ def _add_months(at: datetime, months: int) -> datetime:
 
 
 # --- version 3
+#
+# A time on the way is either an instant (aware, UTC) or a local time (naive) that becomes one at the very end: a day
+# that has no midnight begins at 01:00, but the day before it still begins at 00:00.
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,16 +260,16 @@ class _SpanV3:
     unit: str
 
     def add_to(self, at: datetime, zone: ZoneInfo, sign: int) -> datetime:
-        """Move an instant (UTC): hours by elapsed time, the other units by the calendar of `zone`."""
+        """Move an instant or a local time: hours by elapsed time, the other units by the calendar of `zone`."""
         count = sign * self.count
-        if self.unit == "None" or count == 0:
+        if count == 0:
             return at
         if self.unit == "h":
-            return at + count * _HOUR
-        local = at.astimezone(zone).replace(tzinfo=None)
+            return _resolve(at, zone) + count * _HOUR
+        local = _local(at, zone)
         if self.unit in {"d", "w"}:
-            return _resolve(local + count * (7 if self.unit == "w" else 1) * _DAY, zone)
-        return _resolve(_add_months(local, count * (12 if self.unit == "y" else 1)), zone)
+            return local + count * (7 if self.unit == "w" else 1) * _DAY
+        return _add_months(local, count * (12 if self.unit == "y" else 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,17 +285,18 @@ class _WindowV3:
         try:
             end = self._align(_utc(reference))
             start = self.size.add_to(end, self.zone, -1)
-            return Interval(self.shift_by.add_to(start, self.zone, 1), self.shift_by.add_to(end, self.zone, 1))
+            start, end = (self.shift_by.add_to(at, self.zone, 1) for at in (start, end))
+            return Interval(_resolve(start, self.zone), _resolve(end, self.zone))
         except OverflowError as error:
             raise _out_of_range(reference) from error
 
     def _align(self, at: datetime) -> datetime:
         if self.unit == "None":
             return at
-        local = at.astimezone(self.zone).replace(tzinfo=None)
+        local = _local(at, self.zone)
         start = _truncate(local, self.unit)
         # An hour that comes twice has two starts: the elapsed time leads to the one the reference is in.
-        return at - (local - start) if self.unit == "h" else _resolve(start, self.zone)
+        return at - (local - start) if self.unit == "h" else start
 
 
 def _parse_v3(*, size: str, shift_by: str, truncate_to: str, location: str) -> _WindowV3:
@@ -312,6 +316,10 @@ def _span_v3(key: str, text: str) -> _SpanV3:
     return _SpanV3(int(found[1]), found[2])
 
 
-def _resolve(local: datetime, zone: ZoneInfo) -> datetime:
+def _local(at: datetime, zone: ZoneInfo) -> datetime:
+    return at if at.tzinfo is None else at.astimezone(zone).replace(tzinfo=None)
+
+
+def _resolve(at: datetime, zone: ZoneInfo) -> datetime:
     """Find the instant of a local time: the first of two; one that does not exist moves forward by what is skipped."""
-    return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    return at.replace(tzinfo=zone, fold=0).astimezone(UTC) if at.tzinfo is None else at

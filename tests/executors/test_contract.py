@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.executors.contract")
-
-from executors.base import AttemptSpec, Executor  # noqa: E402  after the line above
-from executors.mock import MockEngine, MockExecutor  # noqa: E402  as above
-from executors.process import ProcessExecutor  # noqa: E402  as above
-from executors.supervisor import marked  # noqa: E402  as above
-from tests.executors.contract import (  # noqa: E402  as above
+from executors.base import AttemptSpec, Executor
+from executors.mock import MockEngine, MockExecutor
+from executors.process import ProcessExecutor
+from executors.supervisor import marked
+from tests.executors.contract import (
     CapturedLogContract,
     ExecutorContract,
     ShellContract,

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -62,7 +63,8 @@ KEYS = (
 KEYS += (
     "resource behavior retry count delay notify on channels rules params type default alert sla_miss plugin_versions "
 )
-KEYS += "image entrypoint script command defaultconfig value project namespaces job path presets preset airflow scheduler <<"
+KEYS += "image entrypoint script command defaultconfig value project namespaces job path presets preset airflow << "
+KEYS += "scheduler"
 
 
 def documents() -> st.SearchStrategy[str]:
@@ -86,10 +88,10 @@ texts = any_text | any_bytes | yaml_text | documents()
 def assert_all_or_problems(value: object | None, problems: Sequence[Problem], text: str) -> None:
     """There is a value exactly where there is no error, and each problem stands inside of the text."""
     assert (value is None) is has_errors(problems)
-    try:
-        assert require(value, problems) is value
-    except SpecError as error:
-        assert error.problems == tuple(problems)
+    if value is None:
+        with pytest.raises(SpecError) as caught:
+            require(value, problems)
+        assert caught.value.problems == tuple(problems)
     for problem in problems:
         assert problem.line >= 1
         assert problem.column >= 1
@@ -333,6 +335,7 @@ def test_a_job_below_itself_is_itself(job: JobSpec) -> None:
     # Lists merge by their items' keys, so only where these are told apart does the law hold.
     distinct = len({hook.name for hook in job.hooks}) == len(job.hooks)
     distinct &= len({notify.on for notify in job.behavior.notify}) == len(job.behavior.notify)
+    distinct &= len({(dependency.job, dependency.type) for dependency in job.dependencies}) == len(job.dependencies)
     distinct &= len({webhook.on for webhook in job.behavior.webhook}) == len(job.behavior.webhook)
     parsed = parse_job(text, "f", [("this.yaml", text)])
     assert not has_errors(parsed.problems)

@@ -225,8 +225,11 @@ class _Frame:
     def _pipeline(self, pipeline: nodes.Pipeline, dot: Value) -> Value:
         self._node = pipeline
         final: Value | _Missing = _MISSING
-        for command in pipeline.commands:
-            final = self._command(command, dot, final)
+        try:
+            for command in pipeline.commands:
+                final = self._command(command, dot, final)
+        except ValueRefused as refused:
+            raise self._error(refused.message, refused.key) from refused
         assert not isinstance(final, _Missing), "the parser refuses a pipeline without commands"
         for name in pipeline.declares:
             if pipeline.assigns:

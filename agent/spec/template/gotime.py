@@ -127,9 +127,9 @@ ZERO = GoTime(-62_135_596_800)
 
 def from_datetime(moment: datetime) -> GoTime:
     """A datetime as Go's time; one without a zone is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    offset = aware.utcoffset()
-    offset_s = int(offset.total_seconds()) if offset else 0
+    offset = moment.utcoffset()
+    aware = moment if offset is not None else moment.replace(tzinfo=UTC)
+    offset_s = int(offset.total_seconds()) if offset is not None else 0
     since_epoch = aware - datetime(1970, 1, 1, tzinfo=UTC)
     seconds = since_epoch.days * _SECONDS_A_DAY + since_epoch.seconds
     return GoTime(seconds, since_epoch.microseconds * 1000, offset_s, (aware.tzname() or "") if offset_s else "UTC")

@@ -1,0 +1,24 @@
+"""The use cases: a request's words in, one proposed command out.
+
+Everything a client may ask is a method here; the faces only translate. A method raises `Refusal` for a no and returns rows
+for a yes. What a run needs is checked and stored before it is proposed, so an accepted run can be compiled (P1, P11).
+"""
+
+from __future__ import annotations
+
+from agent.service.catalog import Catalog
+from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest
+from agent.service.queries import Page, Queries
+from agent.service.runs import Runs
+
+__all__ = ["Accepted", "Caller", "Context", "JobBlob", "JobFile", "Page", "RunRequest", "Service"]
+
+
+class Service:
+    """All use cases of one agent."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.catalog = Catalog(context)
+        self.queries = Queries(context)
+        self.runs = Runs(context, self.catalog, self.queries)

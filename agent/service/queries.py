@@ -1,0 +1,226 @@
+"""What a user asks about runs: which there are, what became of one, why not yet, what was rendered, what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from agent.errors import Refusal
+from agent.records import run_of
+from agent.runtable.explain import Explanation, explain
+from agent.runtable.model import Attempt, Instance, Run
+from agent.service.common import Context, unknown
+from agent.spec.bundle import Bundle
+from agent.store.errors import BlobError
+from agent.store.history import FinishedRun, RunFilter, decode_cursor, encode_cursor
+
+PREFIX_MIN: Final = 4
+LIST_MAX: Final = 1000
+DIFF_LINES_MAX: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some runs, newest first. next_cursor: None where there are no more."""
+
+    runs: list[Run]
+    next_cursor: str | None
+
+
+class Queries:
+    """Answers from this agent's replica and history alone: no read depends on a database (P5)."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def resolve(self, run_id: str) -> str:
+        """The whole id for a shortened one. Raises Refusal("unknown_run", "ambiguous_run")."""
+        replica = self._context.replica
+        if replica.run(run_id) is not None:
+            return run_id
+        live = [one for one in replica.table.rows.runs if one.startswith(run_id)]
+        old = await asyncio.to_thread(replica.history.find, run_id, 3) if len(run_id) >= PREFIX_MIN else []
+        found = sorted({*live, *old}) if len(run_id) >= PREFIX_MIN else []
+        if len(found) > 1:
+            raise Refusal("ambiguous_run", f"{run_id!r} is short for more than one run: {', '.join(found[:3])}", 409)
+        if not found:
+            raise Refusal("unknown_run", f"there is no run {run_id!r}; `prime run list` shows them", 404)
+        return found[0]
+
+    async def run(self, run_id: str) -> Run:
+        """A run by its id or a shortened one, wherever it is. Raises Refusal("unknown_run", "ambiguous_run")."""
+        run_id = await self.resolve(run_id)
+        run = self._context.replica.run(run_id)
+        if run is not None:
+            return run
+        row = await asyncio.to_thread(self._context.replica.history.get, run_id)
+        if row is None:  # it has left the table, and has been cleared into it again
+            run = self._context.replica.run(run_id)
+            if run is None:
+                raise Refusal("unknown_run", f"run {run_id!r} has been forgotten: its record was pruned", 404)
+            return run
+        return run_of(row)
+
+    async def record(self, run_id: str) -> tuple[bytes, int]:
+        """The packed record of a finished run and the index it ended at; (b"", 0) while it is in the table."""
+        replica = self._context.replica
+        if run_id in replica.table.rows.runs:
+            return b"", 0
+        await replica.history_settled()
+        row: FinishedRun | None = await asyncio.to_thread(replica.history.get, run_id)
+        if row is None:
+            raise Refusal("unknown_run", f"there is no run {run_id!r}", 404)
+        return row.record, row.index
+
+    async def page(self, wanted: RunFilter, limit: int, cursor: str | None = None) -> Page:
+        """Runs by time of creation, newest first. Raises Refusal("invalid") for a cursor of another list."""
+        limit = max(1, min(limit, LIST_MAX))
+        replica = self._context.replica
+        try:
+            before = decode_cursor(cursor) if cursor else None
+            old, more = await asyncio.to_thread(replica.history.list, wanted, limit, cursor)
+        except ValueError as error:
+            raise Refusal("invalid", f"cursor: {error}", 422) from error
+        here = replica.unfinished_or_leaving()
+        live = [run for run in here if _matches(run, wanted) and _after_cursor(run, before)]
+        known = {run.id for run in here}
+        runs = sorted(
+            [*live, *(run_of(row) for row in old if row.run_id not in known)],
+            key=lambda run: (run.created_at_ms, run.id),
+            reverse=True,
+        )
+        page = runs[:limit]
+        has_more = len(runs) > limit or more is not None
+        return Page(page, encode_cursor(page[-1].created_at_ms, page[-1].id) if has_more and page else None)
+
+    async def explain(self, run_id: str) -> tuple[Run, list[Explanation]]:
+        """Why each instance of a run is where it is (P11)."""
+        run = await self.run(run_id)
+        return run, explain(self._context.replica.table, run)
+
+    def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
+        """An instance of a run (its task where none is named), and one of its attempts (the last).
+
+        The attempt is None where none was made yet. Raises Refusal("unknown_instance", "unknown_attempt").
+        """
+        names = {one.plan.name: one for one in run.instances}
+        name = instance or next(one.plan.name for one in run.instances if one.plan.kind == "task")
+        if name not in names:
+            raise unknown("unknown_instance", f"instance in run {run.id}", name, names)
+        found = names[name]
+        if number is None:
+            return found, found.last
+        if not 1 <= number <= len(found.attempts):
+            made = len(found.attempts)
+            raise Refusal("unknown_attempt", f"{name} has no attempt {number}: {made} made so far", 404)
+        return found, found.attempts[number - 1]
+
+    async def assets(self, run_id: str, instance: str | None = None, number: int | None = None) -> list[dict[str, Any]]:
+        """What exactly was rendered, secrets as `***`, for each attempt asked for (all instances' last by default)."""
+        run = await self.run(run_id)
+        names = [instance] if instance else [one.plan.name for one in run.instances]
+        found = []
+        for name in names:
+            one, attempt = self.find_attempt(run, name, number if instance else None)
+            if attempt is None or attempt.compiled is None:
+                continue
+            manifest = await asyncio.to_thread(self._kept, attempt.compiled)
+            found.append({**manifest, "instance": one.plan.name, "attempt": attempt.number})
+        return found
+
+    def _kept(self, digest: str) -> dict[str, Any]:
+        try:
+            return self._context.provisioner.kept(digest)
+        except BlobError as error:
+            raise Refusal("gone", f"what was rendered is not here any more: {error}", 410) from error
+
+    async def bundle(self, run: Run) -> Bundle:
+        """What a run was accepted with."""
+        try:
+            return await asyncio.to_thread(self._context.provisioner.bundle, run.bundle)
+        except BlobError as error:
+            raise Refusal("gone", f"what the run was accepted with is not here any more: {error}", 410) from error
+
+    async def previous(self, run: Run) -> Run | None:
+        """The run of the same job that was asked for before this one."""
+        wanted = RunFilter(project=run.project, job=run.job, until_ms=run.created_at_ms + 1)
+        page = await self.page(wanted, 20)
+        return next((one for one in page.runs if one.id != run.id and _key(one) < _key(run)), None)
+
+    async def diff(self, run_id: str, against: str | None = None) -> dict[str, Any]:
+        """What differs between a run and another, or the one before it: spec, assets, environment, results.
+
+        Returns {"run", "against", "changes": [{"what", "before", "after"}], "texts": {name: unified diff}}.
+        """
+        after = await self.run(run_id)
+        before = await self.run(against) if against else await self.previous(after)
+        if before is None:
+            raise Refusal("no_previous_run", f"there is no run of {after.job} before {after.id}", 404)
+        facts_before, facts_after = await self._facts(before), await self._facts(after)
+        changes = [
+            {"what": key, "before": facts_before.get(key), "after": facts_after.get(key)}
+            for key in sorted({*facts_before, *facts_after})
+            if facts_before.get(key) != facts_after.get(key)
+        ]
+        texts_before, texts_after = await self._texts(before), await self._texts(after)
+        texts = {
+            name: _unified(texts_before.get(name, ""), texts_after.get(name, ""), before.id, after.id)
+            for name in sorted({*texts_before, *texts_after})
+            if texts_before.get(name) != texts_after.get(name)
+        }
+        return {"run": after.id, "against": before.id, "changes": changes, "texts": texts}
+
+    async def _facts(self, run: Run) -> dict[str, Any]:
+        facts: dict[str, Any] = {"state": run.state, "reason": run.reason, "origin": run.origin}
+        for instance in run.instances:
+            last, name = instance.last, instance.plan.name
+            facts |= {f"{name}.state": instance.state, f"{name}.attempts": len(instance.attempts)}
+            if last is not None:
+                facts |= {f"{name}.agent": last.agent, f"{name}.exit_code": last.exit_code}
+                facts |= {f"{name}.{key}": value for key, value in last.facts.items()}
+        for manifest in await self.assets(run.id):
+            name = manifest["instance"]
+            facts |= {f"{name}.env.{key}": value for key, value in manifest["envs"].items()}
+            facts |= {f"{name}.window.{key}": value for key, value in manifest["window"].items()}
+        return facts
+
+    async def _texts(self, run: Run) -> dict[str, str]:
+        job = (await self.bundle(run)).job
+        texts = {"spec": msgspec.json.format(msgspec.json.encode(job), indent=1).decode()}
+        for manifest in await self.assets(run.id):
+            for path, text in manifest["assets"].items():
+                texts[f"{manifest['instance']}/{path}"] = text if text is not None else "(not a text)"
+        return texts
+
+
+def _key(run: Run) -> tuple[int, str]:
+    return run.created_at_ms, run.id
+
+
+def _after_cursor(run: Run, before: tuple[int, str] | None) -> bool:
+    return before is None or _key(run) < before
+
+
+def _matches(run: Run, wanted: RunFilter) -> bool:
+    pairs: Iterable[tuple[str | None, str]] = (
+        (wanted.project, run.project),
+        (wanted.namespace, run.namespace),
+        (wanted.job, run.job),
+        (wanted.state, run.state),
+        (wanted.origin, run.origin),
+    )
+    if any(want is not None and want != have for want, have in pairs):
+        return False
+    if wanted.since_ms is not None and run.created_at_ms < wanted.since_ms:
+        return False
+    return wanted.until_ms is None or run.created_at_ms < wanted.until_ms
+
+
+def _unified(before: str, after: str, name_before: str, name_after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name_before, name_after, lineterm="")
+    return "\n".join(line for _number, line in zip(range(DIFF_LINES_MAX), lines, strict=False))
