@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -148,20 +148,37 @@ class Worker:
                 self._retire(
                     entry.name, intent.executor, self._directory(intent.run_id, intent.instance, intent.number)
                 )
-        for kind, executor in self._executors.items():
+        await self.end_strays(self._executors)
+
+    async def end_strays(self, kinds: Iterable[str]) -> None:
+        """End and remove what these engines run under this agent's labels and no record knows."""
+        for kind in kinds:
+            executor = self._executors[kind]
             try:
-                strays = await executor.list_names(self._settings.labels) - known
-            except EngineUnreachable as error:
-                log.warning("the engine does not answer", extra={"executor": kind, "error": str(error)})
-                continue
-            for name in strays:
-                group.create_task(self._end_stray(name, executor), name=f"stray {name}")
+                for name in await executor.list_names(self._settings.labels):
+                    if await self._journaled(partial(self._journal.get, name)) is None:
+                        await self._end_stray(name, executor)
+            except EngineUnreachable as error:  # it is asked again when it answers
+                log.info("the engine does not answer", extra={"executor": kind, "error": str(error)})
 
     async def _end_stray(self, name: str, executor: Executor) -> None:
         log.warning("an attempt that no record knows is ended", extra={"attempt": name, "executor": executor.kind})
         directory = self._settings.attempts / "stray" / name
-        await _patiently(lambda: executor.stop(name, directory, 0))
-        await _patiently(lambda: executor.remove(name, directory))
+        await executor.stop(name, directory, 0)
+        await executor.remove(name, directory)
+
+    def writes(self, run_id: str, instance: str, number: int) -> bool:
+        """Whether this attempt's log may still be written to."""
+        return any(
+            (one.run_id, one.instance, one.number) == (run_id, instance, number) and not one.ended
+            for one in self.driven.values()
+        )
+
+    @staticmethod
+    def executors_in(journal: Journal) -> set[str]:
+        """The executors of attempts that have not ended, as far as the journal knows."""
+        open_ones = [e for e in journal.entries() if e.payload is not None and e.outcome is None]
+        return {msgspec.msgpack.decode(e.payload or b"", type=Intent).executor for e in open_ones}
 
     # -- one attempt -------------------------------------------------------------------------------------------------
 
@@ -262,10 +279,7 @@ class Worker:
             return self._never_ran(driven, Reason.EXECUTOR_ERROR, entry.refused or "it was refused")
         intent = msgspec.msgpack.decode(entry.payload, type=Intent)
         driven.capability, driven.compiled, driven.executor = intent.capability, intent.compiled, intent.executor
-        executor = self._executors.get(intent.executor)
-        if executor is None:
-            message = f"the agent started without the executor {intent.executor!r}: what became of it is not known"
-            return self._never_ran(driven, Reason.AGENT_LOST, message)
+        executor = self._executors[intent.executor]  # the agent does not start without those its journal names
         same_boot = entry.boot_id == self._settings.boot_id
         not_after_s = entry.not_after_s if same_boot and entry.not_after_s is not None else float("-inf")
         directory = self._directory(driven.run_id, driven.instance, driven.number)

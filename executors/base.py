@@ -141,5 +141,8 @@ class Executor(Protocol):
     async def list_names(self, labels: Mapping[str, str]) -> frozenset[str]:
         """Names of all attempts the engine knows that carry these labels, running or ended."""
 
+    async def callback_host(self) -> str | None:
+        """The address by which attempts reach this host; None where it is not known. Raises EngineUnreachable."""
+
     async def close(self) -> None:
         """Let go of connections and threads. Running attempts go on."""

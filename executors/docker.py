@@ -103,6 +103,8 @@ class DockerExecutor:
     kind = "docker"
     fenceable = True
     captures_logs = False
+    start_window_s = 900.0  # an image may have to be fetched
+    absence_is_proof = True  # see the module's argument
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()

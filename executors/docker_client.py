@@ -43,7 +43,7 @@ DEFAULT_URL = f"{UNIX_PREFIX}/var/run/docker.sock"
 PULL_SILENCE_S = 300.0  # a pull that says nothing for so long hangs
 LOG_FILES = 5  # the engine keeps so many files of a log, together a little more than the attempt's limit
 LOG_FILE_BYTES_MIN = 1024 * 1024
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
 REMOVAL_LOOK_S = 0.1
 KNOWN_COMMANDS_MAX = 1024
 
@@ -254,8 +254,10 @@ class Client:
         except EngineUnreachable:
             raise
         except ExecutorError as error:
-            if _status(error) == requests.codes.not_found and self.find_id(container_id) is None:
-                return False
+            if _status(error) in (requests.codes.not_found, requests.codes.conflict):
+                found = self.find_id(container_id)
+                if found is None or not found.alive:  # gone, or marked for removal
+                    return False
             self.remove(container_id)
             raise
         return True

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,14 +111,22 @@ class _ForkServer:
         if self._control is not None:
             self._control.close()
         if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended since
-                fd = os.pidfd_open(self._process.pid)
+            fd = os.pidfd_open(self._process.pid)  # not reaped yet, so it is still there
+            try:
                 await _readable(fd)
+            finally:
+                os.close(fd)
+        self._reap()
+
+    def discard(self) -> None:
+        """Kill a server that does not answer; the next start has a new one. An order that is with it dies with it."""
+        if self._process is not None:
+            self._process.kill()
         self._reap()
 
 
 async def _readable(fd: int) -> None:
-    """Wait until `fd`, which is closed in the end, is readable. For a pidfd: until its process has ended."""
+    """Wait until `fd` is readable. For a pidfd: until its process has ended."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(fd, ready.set)
@@ -126,27 +134,31 @@ async def _readable(fd: int) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
-        os.close(fd)
 
 
-def _pidfd(record: Mapping[str, Any]) -> int | None:
+@contextlib.contextmanager
+def _pidfd(record: Mapping[str, Any]) -> Iterator[int | None]:
     """A handle on the supervisor of `record`; None if it is gone: its number may be another process's by now."""
-    if record["boot_id"] != supervisor.boot_id():
-        return None
+    fd = None
+    if record["boot_id"] == supervisor.boot_id():
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(record["pid"])
     try:
-        fd = os.pidfd_open(record["pid"])
-    except ProcessLookupError:
-        return None
-    if supervisor.start_ticks(record["pid"]) != record["start_ticks"]:
-        os.close(fd)
-        return None
-    return fd
+        # The handle is taken first: what it refers to cannot change any more while it is looked at.
+        yield fd if supervisor.start_ticks(record["pid"]) == record["start_ticks"] else None
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
-async def _gone(record: Mapping[str, Any]) -> None:
-    """Return when the supervisor of `record` has ended."""
-    fd = _pidfd(record)
-    if fd is not None:
+async def _gone(record: Mapping[str, Any], send: signal.Signals | None = None) -> None:
+    """Return when the supervisor of `record` has ended, after sending it a signal."""
+    with _pidfd(record) as fd:
+        if fd is None:
+            return
+        if send is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                signal.pidfd_send_signal(fd, send)
         await _readable(fd)
 
 
@@ -235,17 +247,25 @@ class ProcessExecutor:
         except ValueError as error:
             raise ExecutorError(str(error)) from error
         async with self._starts:
-            answer = await self._server.ask(order)
+            answer = await self._ask(spec.name, order)
             found = self._find(spec.name, spec.directory)
             if not answer and found is None:
                 # Whoever had the order died with it, most likely the fork server, and left no record: nothing has
                 # begun, and nobody is left who could begin it.
-                answer = await self._server.ask(order)
+                answer = await self._ask(spec.name, order)
                 found = self._find(spec.name, spec.directory)
         if found is not None:
             return found
         failure = answer.decode(errors="replace") or "its supervisors died before they could start it"
         raise ExecutorError(f"{spec.name}: {failure}")
+
+    async def _ask(self, name: str, order: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(self.start_window_s):
+                return await self._server.ask(order)
+        except TimeoutError:
+            self._server.discard()
+            raise EngineUnreachable(f"{name}: its supervisor has not answered in {self.start_window_s} s") from None
 
     def _find(self, name: str, directory: Path) -> Started | None:
         """An attempt for which there was a start. Raises what that start raised, if it failed."""
@@ -287,7 +307,7 @@ class ProcessExecutor:
         end = _read(name, directory, EXIT)
         if end is None:
             if record["boot_id"] == supervisor.boot_id():
-                await asyncio.to_thread(_kill_leftovers, directory)
+                await asyncio.to_thread(_kill_leftovers, record["directory"])
                 message = "the supervisor died before its attempt; what was left of it has been killed"
             else:
                 message = "the machine was restarted while it ran"
@@ -317,20 +337,12 @@ class ProcessExecutor:
         record = _read(name, directory, RECORD)  # after the mark, as a start looks for the mark after its record
         if record is None:
             return
-        fd = _pidfd(record)
-        if fd is not None:
-            signal.pidfd_send_signal(fd, signal.SIGTERM)
-            try:
-                await asyncio.wait_for(_readable(fd), grace_s + _STOP_SLACK_S)
-            except TimeoutError:
-                await self._end_supervisor(record)
+        try:
+            async with asyncio.timeout(grace_s + _STOP_SLACK_S):
+                await _gone(record, signal.SIGTERM)
+        except TimeoutError:
+            await _gone(record, signal.SIGKILL)
         await self._end(name, directory, record)
-
-    async def _end_supervisor(self, record: Mapping[str, Any]) -> None:
-        fd = _pidfd(record)
-        if fd is not None:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            await _readable(fd)
 
     async def logs(
         self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False
@@ -361,10 +373,10 @@ class ProcessExecutor:
     async def remove(self, name: str, directory: Path) -> None:
         """See `Executor.remove`. Raises ExecutorError while it runs: stop it first."""
         record = _read(name, directory, RECORD)
-        if record is not None and (fd := _pidfd(record)) is not None:
-            os.close(fd)
-            if _read(name, directory, EXIT) is None:
-                raise ExecutorError(f"{name} is running; stop it before it is removed")
+        if record is not None and _read(name, directory, EXIT) is None:
+            with _pidfd(record) as fd:
+                if fd is not None:
+                    raise ExecutorError(f"{name} is running; stop it before it is removed")
         removed = directory / f"{STATE_DIRECTORY}.removed"
         with contextlib.suppress(FileNotFoundError):  # removed already
             (directory / STATE_DIRECTORY).rename(removed)  # at once: a half removed state would look like a lost one
@@ -373,7 +385,10 @@ class ProcessExecutor:
 
     async def list_names(self, labels: Mapping[str, str]) -> frozenset[str]:
         """See `Executor.list_names`: what is under the root, refused starts included until they are removed."""
-        return await asyncio.to_thread(_names_below, self._root, labels)
+        try:
+            return await asyncio.to_thread(_names_below, self._root, labels)
+        except ValueError as error:
+            raise ExecutorError(str(error)) from error
 
     async def close(self) -> None:
         """End the fork server only; running attempts go on."""
@@ -405,16 +420,15 @@ def _names_below(root: Path, labels: Mapping[str, str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _kill_leftovers(directory: Path) -> None:
+def _kill_leftovers(directory: str) -> None:
     """SIGKILL all processes that carry the attempt's mark, until there are none. Raises ExecutorError if some stay."""
-    mark = directory.absolute()
     for _ in range(_LEFTOVER_ROUNDS_MAX):
-        pids = supervisor.marked(mark)
+        pids = supervisor.marked(directory)
         if not pids:
             return
         for pid in pids:
             _kill_and_wait(pid)
-    raise ExecutorError(f"{directory}: processes {supervisor.marked(mark)} of this attempt cannot be killed")
+    raise ExecutorError(f"{directory}: processes {supervisor.marked(directory)} of this attempt cannot be killed")
 
 
 def _kill_and_wait(pid: int) -> None:

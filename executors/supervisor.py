@@ -247,6 +247,7 @@ class Supervisor:
         return {
             "name": self._order.name,
             "labels": self._order.labels,
+            "directory": self._order.directory,
             "log_directory": self._order.log_directory,
             "pid": os.getpid(),
             "start_ticks": start_ticks(os.getpid()),
@@ -378,7 +379,8 @@ class Supervisor:
             "message": message,
             "refused": refused,
             "started_at_ms": self._started_at_ms,
-            "finished_at_ms": self._finished_at_ms or time.time_ns() // 10**6,
+            # Not before the start, though the clock may be set back.
+            "finished_at_ms": max(self._started_at_ms, self._finished_at_ms or time.time_ns() // 10**6),
             "facts": facts or {},
         }
         path = state_path(self._order.directory, EXIT)
@@ -390,13 +392,15 @@ class Supervisor:
             else:
                 return
 
-    def abort(self) -> None:
-        """After a defect in this program: leave no process behind."""
-        while descendants(os.getpid()):
-            for pid in descendants(os.getpid()):
+    def abort(self, message: str) -> None:
+        """The start, or this program, has failed: leave no process behind, and if there is a record, an end to it."""
+        while left := descendants(os.getpid()):
+            for pid in left:
                 _kill(pid, signal.SIGKILL)
             time.sleep(_RESCAN_S)
             self._reap()
+        if state_path(self._order.directory, RECORD).exists():
+            self._write_exit(None, "executor_error", message)
 
 
 def _become_task(order: Order, parent: int, stdout: int, stderr: int, status: int) -> NoReturn:
@@ -413,9 +417,7 @@ def _become_task(order: Order, parent: int, stdout: int, stderr: int, status: in
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         null = os.open(os.devnull, os.O_RDONLY)
         for fd, target in ((null, 0), (stdout, 1), (stderr, 2)):
-            os.dup2(fd, target, inheritable=True)
-        os.closerange(3, status)
-        os.closerange(status + 1, os.sysconf("SC_OPEN_MAX"))
+            os.dup2(fd, target, inheritable=True)  # all others are closed by exec (PEP 446)
         os.umask(0o022)
         os.chdir(order.directory)
         _limit(resource.RLIMIT_CORE, 0)
@@ -493,11 +495,12 @@ def supervise(report: socket.socket) -> None:
         if runs:
             supervisor.run()
     except BaseException as error:
-        _answer(report, f"the supervisor failed: {type(error).__name__}: {error}".encode(errors="replace"))
-        if supervisor is not None:
-            supervisor.abort()
+        message = f"the supervisor failed: {type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # the directory itself may be what failed
             (state / "supervisor.error").write_text(traceback.format_exc(), encoding="utf-8")
+        if supervisor is not None:
+            supervisor.abort(message)
+        _answer(report, message.encode(errors="replace"))
 
 
 def serve(control: socket.socket) -> None:

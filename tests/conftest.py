@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,28 +13,26 @@ from tests.docker_engine import NoEngine, OwnEngine, any_engine, own_engine, wit
 @pytest.fixture(scope="session")
 def docker_host() -> Iterator[str]:
     """The URL of a Docker engine that has the image `busybox:1.36`. Skips without one; fails where CI=true."""
-    try:
-        engine = any_engine()
-        url = engine.__enter__()
-    except NoEngine as reason:
-        without_engine(reason)
-        return
-    try:
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(any_engine())
+        except NoEngine as reason:
+            without_engine(reason)
         yield url
-    finally:
-        engine.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def _own_docker_engine() -> Iterator[OwnEngine]:
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(own_engine())
+        except NoEngine as reason:
+            without_engine(reason)
+        yield engine
 
 
 @pytest.fixture
-def docker_engine() -> Iterator[OwnEngine]:
-    """An engine of the test's own, to be stopped and killed. Skips without one; fails where CI=true."""
-    try:
-        context = own_engine()
-        engine = context.__enter__()
-    except NoEngine as reason:
-        without_engine(reason)
-        return
-    try:
-        yield engine
-    finally:
-        context.__exit__(None, None, None)
+def docker_engine(_own_docker_engine: OwnEngine) -> OwnEngine:
+    """An engine the test may stop and kill; it runs when the test begins. Skips without one; fails where CI=true."""
+    _own_docker_engine.start()
+    return _own_docker_engine

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -84,7 +85,7 @@ def any_engine() -> Iterator[str]:
             _script("docker-engine", "stop", "--dir", str(directory))
 
 
-def without_engine(reason: NoEngine) -> None:
+def without_engine(reason: NoEngine) -> NoReturn:
     """Skip the test, or fail it where CI promises an engine."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI=true promises a Docker engine: {reason}")

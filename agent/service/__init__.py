@@ -1,7 +1,7 @@
 """The use cases: a request's words in, one proposed command out.
 
-Everything a client may ask is a method here; the faces only translate. A method raises `Refusal` for a no and returns rows
-for a yes. What a run needs is checked and stored before it is proposed, so an accepted run can be compiled (P1, P11).
+Everything a client may ask is a method here; the faces only translate. A method raises `Refusal` for a no and returns
+rows for a yes. What a run needs is checked and stored before it is proposed, so an accepted run can be compiled (P1).
 """
 
 from __future__ import annotations

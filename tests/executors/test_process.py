@@ -20,7 +20,7 @@ import pytest
 
 from executors import supervisor
 from executors.base import AttemptSpec, LogLine, Stream
-from executors.errors import ExecutorError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, StartRefused
 from executors.process import ProcessExecutor, create
 from executors.segments import Gap, read
 from executors.supervisor import EXIT, RECORD, STOP, marked, state_path
@@ -321,6 +321,23 @@ class TestDeaths:
         assert supervisor.start_ticks(server) is None
 
     @in_loop
+    async def test_a_fork_server_that_is_stuck_is_replaced(self, processes: Processes) -> None:
+        """P3: the order that was with it can no longer be carried out; asked again, it is carried out once."""
+        async with processes.executor() as executor:
+            await run(executor, processes.spec(""))
+            server = executor.server_pid
+            assert server is not None
+            os.kill(server, signal.SIGSTOP)
+            executor.start_window_s = 0.2
+            spec = processes.spec("")
+            with pytest.raises(EngineUnreachable, match=r"not answered in 0\.2 s"):
+                await executor.start(spec)
+            assert await executor.attach(spec.name, spec.directory) is None
+            executor.start_window_s = 10
+            assert (await run(executor, spec)).succeeded
+            assert shell_starts(spec) == 1
+
+    @in_loop
     async def test_an_attempt_whose_supervisor_is_killed_is_lost_and_nothing_of_it_is_left(
         self, processes: Processes
     ) -> None:
@@ -369,6 +386,7 @@ class TestDeaths:
                 record = {
                     "name": spec.name,
                     "labels": {},
+                    "directory": str(spec.directory),
                     "log_directory": str(spec.log_directory),
                     "pid": stranger.pid,
                     "start_ticks": supervisor.start_ticks(stranger.pid),

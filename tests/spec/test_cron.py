@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from croniter import croniter
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.spec import cron
@@ -36,6 +36,7 @@ _ZONES = [
     "Pacific/Apia",
     "America/St_Johns",
 ]
+_NO_DEADLINE = settings(deadline=None)  # a slow machine is no failure
 _TIMES = st.datetimes(datetime(2005, 1, 1), datetime(2045, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds it
 
 
@@ -57,7 +58,7 @@ def _numbers(low: int, high: int) -> st.SearchStrategy[str]:
 
 
 _MINUTES, _HOURS = _numbers(0, 59), _numbers(0, 23)
-_DAYS = st.one_of(_numbers(1, 28), st.sampled_from(["L", "15,L", "31", "30-L", "?"]))
+_DAYS = st.one_of(_numbers(1, 28), st.sampled_from(["L", "15,L", "5,31", "28-L", "?"]))
 _MONTHS = st.one_of(_numbers(1, 12), st.sampled_from(["JAN", "mar-may", "NOV,dec"]))
 _WEEKDAYS = st.one_of(_numbers(0, 6), st.sampled_from(["SUN", "mon-fri", "7", "5-7", "0-7", "FRI-MON", "?"]))
 _NTH = st.sampled_from(["1#2", "MON#1", "fri#5", "MON#2,THU#4", "L5", "7#3"])
@@ -96,12 +97,13 @@ def _stepped(expression: str, zone: ZoneInfo, after: datetime) -> datetime:
     return due.replace(tzinfo=zone, fold=1).astimezone(UTC)
 
 
+@_NO_DEADLINE
 @given(
-    minutes=_MINUTES, hours=_HOURS, zone=st.sampled_from(_ZONES[2:]), pick=st.integers(0), lead=st.integers(1500, 4000)
+    minutes=_MINUTES, hours=_HOURS, zone=st.sampled_from(_ZONES[2:]), pick=st.integers(0), lead=st.integers(200, 1600)
 )
-@example(minutes="15,45", hours="2", zone="America/New_York", pick=0, lead=1500)
-@example(minutes="45", hours="*", zone="Australia/Lord_Howe", pick=0, lead=1500)
-@example(minutes="0", hours="*", zone="Australia/Lord_Howe", pick=1, lead=1500)
+@example(minutes="15,45", hours="2", zone="America/New_York", pick=0, lead=200)
+@example(minutes="45", hours="*", zone="Australia/Lord_Howe", pick=0, lead=200)
+@example(minutes="0", hours="*", zone="Australia/Lord_Howe", pick=1, lead=200)
 def test_stepping_through_a_change_of_the_clock_gives_the_ticks_of_the_measured_rule(
     minutes: str, hours: str, zone: str, pick: int, lead: int
 ) -> None:
@@ -110,11 +112,12 @@ def test_stepping_through_a_change_of_the_clock_gives_the_ticks_of_the_measured_
     ]
     at = (changes[pick % len(changes)] - timedelta(minutes=lead)).replace(tzinfo=UTC)
     expression = f"{minutes} {hours} * * *"
-    for tick in cron.ticks(cron.parse(expression, location=zone), at, 80):
+    for tick in cron.ticks(cron.parse(expression, location=zone), at, 40):
         at = _stepped(expression, ZoneInfo(zone), at)
         assert tick == at
 
 
+@_NO_DEADLINE
 @given(_EXPRESSIONS, _TIMES)
 def test_on_an_even_clock_the_fields_match_as_in_croniter(expression: str, at: datetime) -> None:
     schedule = cron.parse(expression)
@@ -158,6 +161,8 @@ def test_on_an_even_clock_the_fields_match_as_in_croniter(expression: str, at: d
         # Every hour of some days: elapsed time holds within a day, and never fires on a day that is not named.
         ("0 * * * MON-FRI", "America/New_York", "2026-10-31T03:00Z", ["2026-11-02T05:00", "2026-11-02T06:00"]),
         ("0 * * * MON-FRI", "America/New_York", "2026-03-07T04:00Z", ["2026-03-09T04:00", "2026-03-09T05:00"]),
+        # Santiago goes from Sunday 00:00 back to Saturday 23:00: that is no Sunday yet.
+        ("0 * * * SUN", "America/Santiago", "2026-04-04T12:00Z", ["2026-04-05T04:00", "2026-04-05T05:00"]),
         # Beirut skips 00:00-01:00; Samoa skipped the whole of 30 December 2011.
         ("0 0 * * *", "Asia/Beirut", "2026-03-28T12:00Z", ["2026-03-28T22:00", "2026-03-29T21:00"]),
         ("0 12 * * *", "Pacific/Apia", "2011-12-29T12:00Z", ["2011-12-29T22:00", "2011-12-30T22:00"]),
@@ -344,6 +349,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 # --- what holds for every schedule in every zone
 
 
+@_NO_DEADLINE
 @given(_EXPRESSIONS, st.sampled_from(_ZONES), _TIMES)
 @example("30 2 * * *", "America/New_York", datetime(2026, 3, 8, 7, 10, tzinfo=UTC))
 @example("0 * * * *", "Australia/Lord_Howe", datetime(2026, 4, 4, 15, 15, tzinfo=UTC))
@@ -362,6 +368,7 @@ def test_next_and_prev_look_at_one_set_of_ticks_from_both_sides(expression: str,
     assert schedule.prev(after) == (at if schedule.is_tick(at) else before)
 
 
+@_NO_DEADLINE
 @given(_EXPRESSIONS, st.sampled_from(_ZONES), _TIMES, st.timedeltas(timedelta(0), timedelta(days=2)))
 def test_a_later_question_never_has_an_earlier_answer(
     expression: str, zone: str, at: datetime, later: timedelta
@@ -371,6 +378,7 @@ def test_a_later_question_never_has_an_earlier_answer(
     assert schedule.prev(at) <= schedule.prev(at + later)
 
 
+@_NO_DEADLINE
 @given(_EXPRESSIONS, st.sampled_from(_ZONES), _TIMES)
 def test_ticks_strictly_increase_and_are_there_again_backwards(expression: str, zone: str, at: datetime) -> None:
     schedule = cron.parse(expression, location=zone)
@@ -383,6 +391,7 @@ def test_ticks_strictly_increase_and_are_there_again_backwards(expression: str, 
     assert back[::-1] == found
 
 
+@_NO_DEADLINE
 @given(st.integers(1, 10**7), _TIMES, _TIMES)
 def test_every_ticks_at_whole_periods_from_its_start(seconds: int, start: datetime, at: datetime) -> None:
     schedule = cron.parse(f"@every {seconds}s", start=start)
@@ -393,6 +402,7 @@ def test_every_ticks_at_whole_periods_from_its_start(seconds: int, start: dateti
     assert (after - start) % period == timedelta(0)
 
 
+@_NO_DEADLINE
 @given(st.text(max_size=40) | st.text(alphabet="0123456789*/-,#LW?@ MONJAevry", max_size=30))
 def test_any_text_gives_a_schedule_or_a_value_error(text: str) -> None:
     with suppress(ValueError):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.spec import duration
@@ -92,11 +92,13 @@ def test_a_duration_is_written_as_go_writes_it(value: timedelta, text: str) -> N
     assert duration.format(value) == text
 
 
+@settings(deadline=None)  # a slow machine is no failure
 @given(st.timedeltas(min_value=-_GO_RANGE, max_value=_GO_RANGE))
 def test_what_is_written_is_read_back_as_the_same_duration(value: timedelta) -> None:
     assert duration.parse(duration.format(value)) == value
 
 
+@settings(deadline=None)  # a slow machine is no failure
 @given(st.text(max_size=40) | st.text(alphabet="0123456789.+-hmsnu\u00b5 ", max_size=40))
 def test_any_text_gives_a_duration_or_a_value_error(text: str) -> None:
     with suppress(ValueError):

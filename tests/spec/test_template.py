@@ -1,5 +1,7 @@
 """Templates: Go's text/template as Optimus uses it (agent/spec/template)."""
 
+# ruff: noqa: E501  # the rows of a table read better in one line
+
 from __future__ import annotations
 
 import json
@@ -54,6 +56,7 @@ def test_what_go_renders_is_rendered_to_the_byte(case: dict[str, str | None]) ->
         ("a {{- .one }} b", "a1 b"),
         ("a\n\t{{-\n.one\n-}}\r\n b", "a1b"),
         ("{{- .one -}}", "1"),
+        (" {{- .one -}} {{- .one}}", "11"),
         ("a{{/* x */}}b", "ab"),
         ("a {{- /* x */ -}} {{/* y\n */}} b", "a b"),
         ("a {{/* x */ -}}  b", "a b"),
@@ -246,6 +249,7 @@ PARSE_ERRORS = [
     ("{{define `a` 1}}{{end}}", 'unexpected "1" in define clause'),
     ("{{define `a`}}x{{end}}{{define `a`}}y{{end}}", 'template: multiple definition of template "a"'),
     ("{{template a}}", 'unexpected "a" in template clause'),
+    ("{{template abcdefghijk}}", 'unexpected "abcdefghij"... in template clause'),
     ("{{template .one}}", 'unexpected ".one" in template clause'),
     ("{{end 1}}", 'unexpected "1" in end'),
     ("{{if true}}{{else 1}}{{end}}", 'unexpected "1" in else'),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.spec.template import TemplateError, render
-from agent.spec.template.executor import DEPTH_MAX, STEPS_MAX
+from agent.spec.template import TemplateError, executor, render
+from agent.spec.template.executor import DEPTH_MAX
 from agent.spec.template.functions import FUNCTIONS
 from agent.spec.template.literals import WHITE_SPACE
 from agent.spec.template.parser import NESTING_MAX, PARENTHESES_MAX
@@ -23,11 +23,14 @@ def gives_text_or_template_error(source: str) -> None:
     try:
         text = render(source, CONTEXT, {"part": "{{define `p`}}{{.}}{{end}}"})
     except TemplateError as error:
-        assert error.line >= 1
-        assert error.column >= 0
-        assert str(error).startswith("template: ")
+        text = str(error)
+        refused = error
     else:
-        text.encode()  # no byte of it is lost or lone
+        text.encode()  # no byte of it is lone
+        return
+    assert text.startswith("template: ")
+    assert refused.line >= 1
+    assert refused.column >= 0
 
 
 @given(st.text().filter(lambda text: "{{" not in text))
@@ -41,23 +44,62 @@ def test_any_text_gives_text_or_an_error(source: str) -> None:
 
 
 PIECES = [
-    "{{", "}}", "{{-", "-}}", " ", "\n", "(", ")", "|", ",", ".", "$", "$x", ":=", "=", "'a'", '"s"', "`r`", "1", "-2", "0x1F",
-    "2.5", "nil", "true", "if ", "else ", "else if ", "end", "range ", "with ", "define ", "template ", "block ", "break",
-    "continue", "{{end}}", "{{else}}", "{{if .one}}", "{{range .items}}", "{{/*", "*/}}", ".one", ".items", ".m", ".missing",
-    ".null", "$i, $e := ", "é", "\ud800", "\\", "text", *(f"{name} " for name in FUNCTIONS),
-]  # fmt: skip
+    *(
+        "{{",
+        "}}",
+        "{{-",
+        "-}}",
+        " ",
+        "\n",
+        "(",
+        ")",
+        "|",
+        ",",
+        ".",
+        "$",
+        "$x",
+        ":=",
+        "=",
+        "'a'",
+        '"s"',
+        "`r`",
+        "1",
+        "-2",
+    ),
+    *("0x1F", "2.5", "nil", "true", "if ", "else ", "else if ", "end", "range ", "with ", "define ", "template "),
+    *("block ", "break", "continue", "{{end}}", "{{else}}", "{{if .one}}", "{{range .items}}", "{{/*", "*/}}"),
+    *(".one", ".items", ".m", ".missing", ".null", "$i, $e := ", "é", "\ud800", "\\", "text"),
+    *(f"{name} " for name in FUNCTIONS),
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_any_mix_of_the_languages_pieces_gives_text_or_an_error(source: str) -> None:
     gives_text_or_template_error(source)
 
 
 OPERANDS = st.sampled_from(
-    [".", "$", ".one", ".items", ".m", ".n", ".f", ".flag", ".null", ".nested.x.y", ".DSTART", ".mixed", ".missing", "nil", "true"]
-    + ["1", "-1", "0", "2.5", "'a'", '"2006-01-02"', "`%v %d`", '"\\xff"', "``", "`-1h`", "(toDate `2006` `2021`)", "(list `a` `b`)"]
-)  # fmt: skip
+    [
+        *(
+            ".",
+            "$",
+            ".one",
+            ".items",
+            ".m",
+            ".n",
+            ".f",
+            ".flag",
+            ".null",
+            ".nested.x.y",
+            ".DSTART",
+            ".mixed",
+            ".missing",
+        ),
+        *("nil", "true", "1", "-1", "0", "2.5", "'a'", '"2006-01-02"', "`%v %d`", '"\\xff"', "``", "`-1h`"),
+        *("(toDate `2006` `2021`)", "(list `a` `b`)"),
+    ]
+)
 
 
 def commands(operands: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -94,7 +136,7 @@ BODIES = st.recursive(
 
 
 @given(BODIES)
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_any_well_formed_template_gives_text_or_an_error(source: str) -> None:
     gives_text_or_template_error(source)
 
@@ -118,6 +160,13 @@ def message_of(source: str) -> str:
     return caught.value.message
 
 
+@pytest.fixture
+def steps_max(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A low limit, so that reaching it takes no time."""
+    monkeypatch.setattr(executor, "STEPS_MAX", 20_000)
+    return 20_000
+
+
 def test_p12_a_template_that_calls_itself_for_ever_is_stopped() -> None:
     source = "{{define `t`}}{{template `t` .}}{{end}}{{template `t` 1}}"
     assert message_of(source) == f"exceeded maximum template depth ({DEPTH_MAX})"
@@ -132,11 +181,9 @@ def test_p12_templates_may_call_each_other_deeply() -> None:
     assert len(render(source.replace("{{template `t` .}}", "{{template `t` .v}}"), {"v": "x" * 900})) == 900
 
 
-def test_p12_a_loop_without_end_is_stopped() -> None:
-    assert (
-        message_of("{{range 9223372036854775807}}{{end}}x{{range 9223372036854775807}}{{.}}{{end}}")
-        == f"more than {STEPS_MAX} steps"
-    )
+@pytest.mark.parametrize("source", ["{{range 9223372036854775807}}{{end}}", "{{range 9999999}}{{.}}x{{end}}"])
+def test_p12_a_loop_without_end_is_stopped(source: str, steps_max: int) -> None:
+    assert message_of(source) == f"more than {steps_max} steps"
 
 
 @pytest.mark.parametrize(
@@ -146,10 +193,9 @@ def test_p12_a_loop_without_end_is_stopped() -> None:
         "{{$x := printf `%9000000d` 1}}{{$x}}{{$x}}",
         "{{$x := printf `%9000000d` 1}}{{print $x $x}}",
         "{{$x := printf `%9000000d` 1}}{{printf `%s%s` $x $x}}",
-        "{{$x := printf `%9000000d` 1}}{{join $x (list $x $x)}}",
+        "{{$x := printf `%9000000d` 1}}{{join `` (list $x $x)}}",
         "{{$x := printf `%9000000d` 1}}{{replace ` ` `xx` $x}}",
         "{{$x := printf `%9000000d` 1}}{{replace `` `x` $x}}",
-        "{{$x := `é`}}{{range 40}}{{$x = print $x $x}}{{end}}",
     ],
 )
 def test_p12_text_without_end_is_stopped(source: str) -> None:
@@ -161,11 +207,12 @@ def test_p12_text_without_end_is_stopped(source: str) -> None:
     [
         "{{$x := printf `%9000000d` 1}}{{range 100000}}{{if html $x}}{{end}}{{end}}",
         "{{range 1000}}{{$x := printf `%900000d` 1}}{{end}}",
-        "{{range $i := 2000}}" + "{{$x := 1}}" * 2000 + "{{$}}{{end}}",
+        "{{$x := `é`}}{{range 40}}{{$x = print $x $x}}{{end}}",
+        "{{range $i := 99}}" + "{{$x := 1}}" * 999 + "{{$}}{{end}}",
     ],
 )
-def test_p12_work_without_end_is_stopped(source: str) -> None:
-    assert message_of(source).endswith(f"more than {STEPS_MAX} steps")
+def test_p12_work_without_end_is_stopped(source: str, steps_max: int) -> None:
+    assert message_of(source).endswith(f"more than {steps_max} steps")
 
 
 @pytest.mark.parametrize(
@@ -182,12 +229,8 @@ def test_p12_deep_nesting_is_refused_or_rendered_but_never_too_deep_for_python()
     assert render("{{" + "(print " * inner + "1" + ")" * inner + "}}", {}) == "1"
     assert "max expression depth exceeded" in message_of("{{" + "(" * (inner + 1) + "1" + ")" * (inner + 1) + "}}")
     assert message_of("{{" + "(print " * inner + ".missing" + ")" * inner + "}}").startswith("map has no entry")
-    assert message_of("{{len " + "(print " * (inner - 1) + "1" + ")" * (inner - 1) + " | len}}").startswith(
-        "wrong number"
-    )
+    assert message_of("{{len 1 2 " + "(print " * inner + "1" + ")" * inner + "}}").startswith("wrong number of args")
     depth = NESTING_MAX - 1
-    for keyword in ("if .one", "with .one", "range .items"):
-        assert render("{{with 0}}" * 0 + f"{{{{{keyword}}}}}" * 1 + "x{{break}}{{end}}" * 0 + "{{end}}", CONTEXT) == ""
     assert render("{{if 1}}" * depth + "x" + "{{end}}" * depth, {}) == "x"
     assert render("{{range 1}}" * depth + "x" + "{{break}}{{end}}" * depth, {}) == "x"
     assert render("{{if 0}}" + "{{else if 0}}" * (depth - 1) + "{{else}}x{{end}}", {}) == "x"

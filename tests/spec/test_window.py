@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.spec import cron, window
@@ -24,6 +24,7 @@ _ZONES = [
     "America/Havana",
     "Africa/Cairo",
 ]
+_NO_DEADLINE = settings(deadline=None)  # a slow machine is no failure
 _TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds it
 
 
@@ -303,6 +304,7 @@ def test_a_time_without_a_zone_is_refused(version: int) -> None:
 # --- what holds for every window
 
 
+@_NO_DEADLINE
 @given(_TIMES, st.sampled_from(_ZONES), st.sampled_from(["1h", "1d", "1w", "1M", "1y"]))
 def test_windows_of_version_3_touch_and_hold_the_time_just_after_the_last_one(
     at: datetime, zone: str, size: str
@@ -315,6 +317,7 @@ def test_windows_of_version_3_touch_and_hold_the_time_just_after_the_last_one(
         assert made.interval(found.start).end == found.start
 
 
+@_NO_DEADLINE
 @given(
     _TIMES,
     st.sampled_from([1, 2]),
@@ -328,6 +331,7 @@ def test_no_window_ends_before_it_starts(at: datetime, version: int, size: str, 
     assert found.start <= found.end
 
 
+@_NO_DEADLINE
 @given(_TIMES, st.sampled_from(_ZONES), st.sampled_from(["0 0 * * *", "30 2 * * *", "0 * * * *", "0 0 L * *"]))
 def test_incremental_windows_join_without_gap_or_overlap(at: datetime, zone: str, expression: str) -> None:
     schedule = cron.parse(expression, location=zone)
@@ -337,6 +341,7 @@ def test_incremental_windows_join_without_gap_or_overlap(at: datetime, zone: str
     assert following.start == found.end
 
 
+@_NO_DEADLINE
 @given(st.integers(1, 3), st.text(max_size=12), st.text(max_size=12), st.text(max_size=3))
 def test_any_texts_give_a_window_or_a_value_error(version: int, size: str, move: str, truncate_to: str) -> None:
     keys = {"offset": move, "shift_by": ""} if version < 3 else {"offset": "", "shift_by": move}

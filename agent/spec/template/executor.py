@@ -7,7 +7,7 @@ agent (P12): calls of templates within templates, steps, and the length of the t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 
 from agent.spec.template import nodes
 from agent.spec.template.errors import TemplateError, ValueRefused
@@ -19,7 +19,7 @@ from agent.spec.template.values import StringList, Value, from_context, items, s
 DEPTH_MAX = 1_000
 """How deep templates may call templates. Go allows 100,000."""
 
-STEPS_MAX = 1_000_000
+STEPS_MAX = 500_000
 """How many nodes one rendering may evaluate; what a function builds costs a step for every 64 characters."""
 
 _CHARACTERS_A_STEP = 64
@@ -130,7 +130,7 @@ class _Frame:
                     yield self._invoke(node, dot)
                 case nodes.Branch() if node.keyword == "range":
                     yield self._range(node, dot)
-                case nodes.Branch():
+                case _:
                     yield self._branch(node, dot)
 
     def _act(self, node: nodes.Action, dot: Value) -> None:
@@ -175,15 +175,18 @@ class _Frame:
             if isinstance(value, int) and not isinstance(value, bool):
                 if len(node.pipeline.declares) > 1:
                     raise self._error(f"can't use {value} to iterate over more than one variable")
-                for number in range(value):
-                    yield None, number
+                pairs: Iterable[tuple[Value, Value]] = ((None, number) for number in range(value))
             elif isinstance(value, Mapping):
-                for key in sorted_keys(value):
-                    yield key, from_context(value[key])
+                pairs = ((key, from_context(value[key])) for key in sorted_keys(value))
             elif isinstance(value, list | tuple):
-                yield from enumerate(items(value))
-            elif value is not None:
+                pairs = enumerate(items(value))
+            elif value is None:
+                pairs = ()
+            else:
                 raise self._error(f"range can't iterate over {sprint([value])}")
+            for pair in pairs:
+                self._run.spend()
+                yield pair
         except ValueRefused as refused:
             raise self._error(refused.message, refused.key) from refused
 
@@ -357,12 +360,15 @@ class _Frame:
     def _short_circuit(
         self, name: str, arguments: Sequence[nodes.Operand], dot: Value, final: Value | _Missing
     ) -> Value:
-        value: Value = None
+        values: list[Value] = []
         for argument in arguments:
-            value = self._argument(argument, Type.REFLECT, dot)
-            if truth(value) == (name == OR):
-                return value
-        return value if isinstance(final, _Missing) else final
+            values.append(self._argument(argument, Type.REFLECT, dot))
+            if truth(values[-1]) == (name == OR):
+                break
+        else:
+            if not isinstance(final, _Missing):
+                values.append(final)
+        return FUNCTIONS[name].call(*values)
 
     def _argument(self, operand: nodes.Operand, wanted: Type, dot: Value) -> Value:
         self._node = operand

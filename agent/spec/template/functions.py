@@ -17,7 +17,7 @@ from agent.spec.template.errors import ValueRefused
 from agent.spec.template.gofmt import TEXT_MAX, sprint, sprintf, sprintln
 from agent.spec.template.gotime import GoTime
 from agent.spec.template.literals import INT_MAX, INT_MIN, as_bytes, from_bytes, go_quote
-from agent.spec.template.values import Byte, StringList, Value, from_context, items, length, truth, type_name
+from agent.spec.template.values import Byte, StringList, Value, from_context, item_at, length, truth, type_name
 
 
 class Type(StrEnum):
@@ -158,7 +158,7 @@ def _index(item: Value, *indexes: Value) -> Value:
             data = as_bytes(item)
             item = Byte(data[_index_argument(index, len(data) - 1)])
         elif isinstance(item, list | tuple):
-            item = items(item)[_index_argument(index, len(item) - 1)]
+            item = item_at(item, _index_argument(index, len(item) - 1))
         else:
             raise ValueRefused(f"can't index item of type {type_name(item)}")
     return item
@@ -279,7 +279,7 @@ def _url_query(*values: Value) -> str:
 
 
 AND, OR = "and", "or"
-"""The two functions that stop at the first argument that decides; the executor evaluates them."""
+"""The two functions that stop at the first argument that decides: they are given the arguments up to that one."""
 
 
 def _last(*values: Value) -> Value:

@@ -122,7 +122,7 @@ def _format_basic(value: bool | int | float | str | GoTime, verb: str, flags: _F
             return _format_float(value, verb, flags)
         case str():
             return _format_string(value, verb, flags)
-        case GoTime():
+        case _:
             return _format_time(value, verb, flags)
 
 

@@ -77,8 +77,6 @@ class Token:
 
     def __str__(self) -> str:
         """The token as error messages show it."""
-        if self.kind is Kind.EOF:
-            return "EOF"
         if self.kind is Kind.ERROR:
             return self.text
         if self.kind in _KEYWORDS or self.kind is Kind.DOT:
@@ -94,8 +92,6 @@ def is_alphanumeric(char: str) -> bool:
 
 
 def _describe(char: str) -> str:
-    if not char:
-        return "U+FFFFFFFFFFFFFFFF"  # the end of the text, to Go the rune -1
     return f"U+{ord(char):04X} '{char}'" if char.isprintable() else f"U+{ord(char):04X}"
 
 
@@ -104,7 +100,7 @@ class _Stop(Exception):
 
 
 class Lexer:
-    """Reads tokens one after another; after an error token there is only EOF."""
+    """Reads tokens one after another, up to EOF or an error."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -113,16 +109,12 @@ class Lexer:
         self._line = 1  # at _start
         self._inside = False  # an action
         self._depth = 0  # of parentheses
-        self._failed = False
 
     def next(self) -> Token:
-        """The next token."""
-        if self._failed:
-            return Token(Kind.EOF, 0, "EOF", self._line)
+        """The next token. After EOF or an error it must not be asked again."""
         try:
             return self._action_token() if self._inside else self._text_token()
         except _Stop as stop:
-            self._failed = True
             return Token(Kind.ERROR, self._start, str(stop), self._line)
 
     def _peek(self) -> str:

@@ -8,7 +8,7 @@ read where they lie, item by item and only what is asked for, so that a caller's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from agent.spec.template.errors import ValueRefused
@@ -64,22 +64,14 @@ def type_name(value: Value) -> str:
     return next((name for kind, name in _TYPE_NAMES if isinstance(value, kind)), "[]interface {}")
 
 
-def items(value: list[object] | tuple[object, ...]) -> Sequence[Value]:
+def items(value: list[object] | tuple[object, ...]) -> Iterator[Value]:
     """The elements of a slice."""
-    return value if isinstance(value, StringList) else _Items(value)
+    return iter(value) if isinstance(value, StringList) else map(from_context, value)
 
 
-class _Items(Sequence[Value]):
-    """A list of the context, its elements converted as they are read."""
-
-    def __init__(self, raw: Sequence[object]) -> None:
-        self._raw = raw
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-    def __getitem__(self, index: int) -> Value:  # type: ignore[override]  # slices of it are never taken
-        return from_context(self._raw[index])
+def item_at(value: list[object] | tuple[object, ...], index: int) -> Value:
+    """One element of a slice; `index` is in range."""
+    return value[index] if isinstance(value, StringList) else from_context(value[index])
 
 
 def sorted_keys(value: Mapping[str, object]) -> list[str]:

@@ -1,0 +1,75 @@
+"""Who this agent is: ids that are made once and stay with its data directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.errors import ConfigError
+from agent.service.common import new_id
+
+FILE: Final = "identity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """agent: unique for ever, readable by its host's name; cluster: the one it has founded."""
+
+    agent: str
+    cluster: str
+
+
+def load_identity(data_dir: Path) -> Identity:
+    """The identity in the data directory, made there at its first start. Raises ConfigError for an unreadable one."""
+    path = data_dir / FILE
+    if path.exists():
+        try:
+            return Identity(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: is no identity of an agent ({error}); restore it from a copy of the data directory"
+            ) from error
+    if any(data_dir.glob("log/*.wal")):
+        raise ConfigError(f"{path}: is missing, but there is a log; restore it from a copy of the data directory")
+    host = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower()).strip("-")[:30] or "agent"
+    identity = Identity(f"{host}-{new_id()[:6]}", new_id()[:8])
+    _write_durably(path, json.dumps(asdict(identity)).encode())
+    return identity
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def boot_id() -> str:
+    """The kernel's name of this boot: deadlines of another one mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def boottime_s() -> float:
+    """CLOCK_BOOTTIME: seconds since the boot, those asleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def machine_id() -> str:
+    """The host's own id, or its name where it has none (a container)."""
+    try:
+        return Path("/etc/machine-id").read_text().strip() or socket.gethostname()
+    except OSError:
+        return socket.gethostname()
