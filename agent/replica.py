@@ -63,6 +63,7 @@ class Replica:
         self._snapshot_bytes = snapshot_bytes
         self._bytes_since_snapshot = 0
         self._queue: deque[Proposal] = deque()
+        self._in_flight: list[Proposal] = []
         self._queued = asyncio.Event()
         self._changed: asyncio.Future[None] | None = None
         self._leaving: dict[str, Run] = {}  # finished, and on the way to the history
@@ -159,9 +160,10 @@ class Replica:
     async def _log_loop(self) -> None:
         while True:
             await self._wait_for_proposals()
-            batch = self._take_batch()
-            if batch:
-                await self._commit(batch)
+            self._in_flight = self._take_batch()
+            if self._in_flight:
+                await self._commit(self._in_flight)
+            self._in_flight = []
             if self._bytes_since_snapshot >= self._snapshot_bytes:
                 await self.snapshot()
             while len(self._leaving) > LEAVING_MAX:  # the history's disk is slower than the log's (P12)
@@ -234,11 +236,12 @@ class Replica:
             self._changed.set_result(None)
 
     def _fail_waiting(self) -> None:
+        """Answer all that was not applied. What was in flight may be on disk: its fate is not known here."""
         error = self._stopped or AgentStopped("the agent is stopping")
-        while self._queue:
-            _data, future = self._queue.popleft()
+        for _data, future in (*self._in_flight, *self._queue):
             if not future.done():
                 future.set_exception(error)
+        self._queue.clear()
 
     # -- what leaves the table ---------------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from executors.docker_events import EndWatch
 
 PULL_POLICIES = ("missing", "always", "never")
+DEFAULT_NETWORK = "bridge"
+TAKEN_S = 0.5  # another caller took the name: look again when it has had time to start
 PULLS_MAX = 2  # at a time: they take minutes, and a stop must find a free thread
 LOOK_S = 1.0  # a stop looks so often by itself, in case the events are away
 KILL_S = 30.0  # how long SIGKILL may take before it is an error
@@ -153,6 +155,7 @@ class DockerExecutor:
                 container_id = await self._create(spec, await self._image(spec))
                 if container_id is not None:
                     return await self._start(spec, container_id)
+                await asyncio.sleep(TAKEN_S)
         raise ExecutorError(f"container {spec.name}: others make and remove containers of this name")
 
     async def _start(self, spec: AttemptSpec, container_id: str) -> Started:
@@ -280,6 +283,10 @@ class DockerExecutor:
     async def list_names(self, labels: Mapping[str, str]) -> frozenset[str]:
         """Names of all attempts with these labels: created, running and ended ones."""
         return await self._call(self._client.names, labels)
+
+    async def callback_host(self) -> str | None:
+        """This host's address on the containers' network; None where the engine is on another host."""
+        return await self._call(self._client.gateway, self._settings.network or DEFAULT_NETWORK)
 
     # ---- output
 

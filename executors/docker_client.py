@@ -39,6 +39,7 @@ from executors.errors import EngineUnreachable, ExecutorError, ImageError, Start
 
 CONNECT_TIMEOUT_S = 5.0
 UNIX_PREFIX = "unix://"
+LOOPBACK = "127.0.0.1"
 DEFAULT_URL = f"{UNIX_PREFIX}/var/run/docker.sock"
 PULL_SILENCE_S = 300.0  # a pull that says nothing for so long hangs
 LOG_FILES = 5  # the engine keeps so many files of a log, together a little more than the attempt's limit
@@ -333,6 +334,15 @@ class Client:
             found = self._api.containers(all=not running, filters={"label": wanted})
         return frozenset(container["Labels"][NAME_LABEL] for container in found)
 
+    def gateway(self, network: str) -> str | None:
+        """This host's address on a container network; None where it has none, or the engine is on another host."""
+        with self._asking(f"looking for network {network}"):
+            found = self._api.inspect_network(network)
+        if found["Driver"] == "host":
+            return LOOPBACK
+        addresses = [config.get("Gateway") for config in (found["IPAM"] or {}).get("Config") or ()]
+        return next((address for address in addresses if address and _is_ours(address)), None)
+
     # ---- streams
 
     def events(
@@ -384,6 +394,17 @@ class Client:
         if self._log_driver == "local":
             config["compress"] = "false"  # what is copied within a second is not worth packing
         return docker.types.LogConfig(type=self._log_driver, config=config)
+
+
+def _is_ours(address: str) -> bool:
+    """True where a listener of this host can stand at `address`."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _status(error: ExecutorError) -> int | None:

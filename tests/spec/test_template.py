@@ -172,6 +172,36 @@ def test_functions(source: str, text: str) -> None:
     assert render(source, CONTEXT) == text
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "{{$t.Year}} {{$t.Month}} {{$t.Day}} {{$t.Hour}} {{$t.Minute}} {{$t.Second}} {{$t.Nanosecond}} {{$t.YearDay}} {{$t.Weekday}}",
+            "2021 January 31 10 5 6 7000000 31 Sunday",
+        ),
+        (
+            "{{$t.AddDate 0 1 0}} {{($t.AddDate -1 0 1).Format `2006-01-02`}} {{(($t.UTC).AddDate 0 0 -31).Year}}",
+            "2021-03-03 10:05:06.007 +0000 UTC 2020-02-01 2020",
+        ),
+        (
+            "{{`2006` | $t.Format}} {{$t.UTC.Year}} {{$t.UTC.UTC.Format `06`}} {{$t.String}} {{$t.Unix}} {{date `2006` $t.Unix}}",
+            "2021 2021 21 2021-01-31 10:05:06.007 +0000 UTC 1612087506 2021",
+        ),
+        (
+            "{{$t.IsZero}} {{(toDate `` `x`).IsZero}} {{$t.Before ($t.AddDate 0 0 1)}} {{$t.After $t}} {{$t.Equal $t}}",
+            "false true true false true",
+        ),
+        (
+            "{{printf `%d %02d %s %v %q %T %#v` $t.Month $t.Month $t.Month $t.Weekday $t.Weekday $t.Month $t.Month}} {{eq $t.Month 1}} {{printf `%T %d` $t.Unix $t.Unix}} {{printf `%T` $t.Weekday}}",
+            '1 01 January Sunday "Sunday" time.Month 1 true int64 1612087506 time.Weekday',
+        ),
+        ("{{with $t}}{{.Year}}{{.Format `-01`}}{{end}} {{len (print $t.Day)}}", "2021-01 2"),
+    ],
+)
+def test_a_time_has_methods(source: str, text: str) -> None:
+    assert render("{{$t := toDate `2006-01-02T15:04:05Z07:00` `2021-01-31T10:05:06.007Z`}}" + source, CONTEXT) == text
+
+
 PARSE_ERRORS = [
     ("{{.one", "unclosed action"),
     ("a\n{{\n.one", "unclosed action started at main:2"),
@@ -345,6 +375,12 @@ EXECUTION_ERRORS = [
     ("{{date `2006` .n}}", "error calling date: a date needs a time (see toDate) or seconds since 1970; got float64", "date"),
     ("{{dateFromStr `one` `` .DSTART}}", 'error calling dateFromStr: strconv.Atoi: parsing "one": invalid syntax', "dateFromStr"),
     ("{{dateFromStr `` `99999999999999999999` .DSTART}}", 'error calling dateFromStr: strconv.Atoi: parsing "99999999999999999999": value out of range', "dateFromStr"),
+    ("{{(toDate `` ``).Years}}", "can't evaluate field Years in type time.Time", "Years"),
+    ("{{(toDate `` ``).Format}}", "wrong number of args for Format: want 1 got 0", "Format"),
+    ("{{(toDate `` ``).Year 1}}", "wrong number of args for Year: want 0 got 1", "Year"),
+    ("{{(toDate `` ``).AddDate 1 2 `x`}}", "expected integer; found `x`", None),
+    ("{{(toDate `` ``).Year.x}}", "can't evaluate field x in type interface {}", "x"),
+    ("{{date `2006` (toDate `` ``).Month}}", "error calling date: a date needs a time (see toDate) or seconds since 1970; got time.Month", "date"),
     ("{{printf `%p` .items}}", "error calling printf: %p prints an address, which differs from run to run", "printf"),
 ]  # fmt: skip
 

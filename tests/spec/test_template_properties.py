@@ -74,7 +74,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_mix_of_the_languages_pieces_gives_text_or_an_error(source: str) -> None:
     gives_text_or_template_error(source)
 
@@ -136,7 +136,7 @@ BODIES = st.recursive(
 
 
 @given(BODIES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_well_formed_template_gives_text_or_an_error(source: str) -> None:
     gives_text_or_template_error(source)
 

@@ -1,4 +1,4 @@
-"""Times in templates: Go's layouts, written and read (agent/spec/template/gotime.py)."""
+"""Times in templates: Go's layouts, written and read (agent/spec/template/gotime.py, timeparse.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.spec.template.errors import ValueRefused
-from agent.spec.template.gotime import RFC3339, GoTime, from_datetime, parse, parse_duration
+from agent.spec.template.gotime import RFC3339, GoTime, from_datetime
+from agent.spec.template.timeparse import parse_duration, parse_time
 
 MOMENT = GoTime(1_612_951_506, 120_300_000)  # 2021-02-10 10:05:06.1203 UTC, a Wednesday
 
@@ -97,7 +98,7 @@ LAYOUTS = (
 def test_what_is_written_reads_back(seconds: int, nanos: int, layout: str) -> None:
     moment = GoTime(seconds, nanos)
     text = moment.format(layout)
-    again = parse(layout, text)
+    again = parse_time(layout, text)
     assert again.format(layout) == text
     if "2006" in layout:
         assert again == moment
@@ -150,7 +151,7 @@ def test_what_is_written_reads_back(seconds: int, nanos: int, layout: str) -> No
     ],
 )  # fmt: skip
 def test_reading_a_time(layout: str, text: str, shown: str) -> None:
-    assert str(parse(layout, text)) == shown
+    assert str(parse_time(layout, text)) == shown
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_reading_a_time(layout: str, text: str, shown: str) -> None:
 )  # fmt: skip
 def test_a_text_that_does_not_fit_its_layout_is_refused_with_gos_words(layout: str, text: str, why: str) -> None:
     with pytest.raises(ValueRefused) as caught:
-        parse(layout, text)
+        parse_time(layout, text)
     assert caught.value.message.endswith(why)
 
 

@@ -14,7 +14,8 @@ from agent.spec.template.errors import TemplateError, ValueRefused
 from agent.spec.template.functions import AND, FUNCTIONS, OR, Function, Type
 from agent.spec.template.gofmt import TEXT_MAX, sprint
 from agent.spec.template.literals import go_quote, printable
-from agent.spec.template.values import StringList, Value, from_context, items, sorted_keys, truth, type_name
+from agent.spec.template.methods import METHODS
+from agent.spec.template.values import GoTime, StringList, Value, from_context, items, sorted_keys, truth, type_name
 
 DEPTH_MAX = 1_000
 """How deep templates may call templates. Go allows 100,000."""
@@ -24,6 +25,7 @@ STEPS_MAX = 500_000
 
 _CHARACTERS_A_STEP = 64
 
+_Place = nodes.Node | nodes.Operand | nodes.Command
 _Walk = Generator["_Walk", None, None]
 
 
@@ -96,7 +98,7 @@ class _Frame:
         self._tree = tree
         self._depth = depth
         self._variables: list[tuple[str, Value]] = [("$", dot)]
-        self._node: nodes.Node | nodes.Operand | nodes.Command = nodes.Text(0, "")
+        self._node: _Place = nodes.Text(0, "")
 
     def _error(self, message: str, key: str | None = None) -> TemplateError:
         source = self._tree.source
@@ -244,15 +246,14 @@ class _Frame:
     def _command(self, command: nodes.Command, dot: Value, final: Value | _Missing) -> Value:
         first, *arguments = command.arguments
         self._node = first
-        has_arguments = bool(arguments) or final is not _MISSING
         match first:
             case nodes.Identifier():
                 return self._function(first, command, arguments, dot, final)
             case nodes.Field() | nodes.Chain():
-                return self._field_operand(first, dot, has_arguments=has_arguments)
+                return self._field_operand(first, arguments, dot, final)
             case nodes.Variable() if first.path:
-                return self._field_operand(first, dot, has_arguments=has_arguments)
-        if has_arguments:
+                return self._field_operand(first, arguments, dot, final)
+        if arguments or final is not _MISSING:
             raise self._error(f"can't give argument to non-function {first}")
         if isinstance(first, nodes.Nil):
             raise self._error("nil is not a command")
@@ -260,12 +261,11 @@ class _Frame:
 
     def _operand(self, operand: nodes.Operand, dot: Value) -> Value:
         """The value of an operand that is no function's argument of a fixed type."""
+        assert not isinstance(operand, nodes.Nil), "a literal nil is refused, or an argument, before it gets here"
         self._node = operand
         match operand:
             case nodes.Dot():
                 return dot
-            case nodes.Nil():
-                return None
             case nodes.Bool() | nodes.String():
                 return operand.value
             case nodes.NumberLiteral():
@@ -276,8 +276,8 @@ class _Frame:
                 return self._function(operand, operand, [], dot, _MISSING)
             case nodes.Variable() if not operand.path:
                 return self._lookup(operand.name)
-            case nodes.Variable() | nodes.Field() | nodes.Chain():
-                return self._field_operand(operand, dot, has_arguments=False)
+            case _:
+                return self._field_operand(operand, (), dot, _MISSING)
 
     def _number(self, literal: nodes.NumberLiteral) -> Value:
         number = literal.value
@@ -290,22 +290,31 @@ class _Frame:
     # Fields
 
     def _field_operand(
-        self, operand: nodes.Field | nodes.Chain | nodes.Variable, dot: Value, *, has_arguments: bool
+        self,
+        operand: nodes.Field | nodes.Chain | nodes.Variable,
+        arguments: Sequence[nodes.Operand],
+        dot: Value,
+        final: Value | _Missing,
     ) -> Value:
+        """A chain of fields; the last may be a method, which is given the arguments."""
         self._node = operand
         match operand:
             case nodes.Field():
                 value = dot
             case nodes.Variable():
                 value = self._lookup(operand.name)
-            case nodes.Chain():
+            case _:
                 value = self._operand(operand.operand, dot)
-        last = len(operand.path) - 1
-        for at, name in enumerate(operand.path):
-            value = self._field(value, name, nested=at > 0, has_arguments=has_arguments and at == last)
-        return value
+        *path, last = operand.path
+        for at, name in enumerate(path):
+            value = self._field(value, name, nested=at > 0)
+        if isinstance(value, GoTime) and last in METHODS:
+            return self._apply(METHODS[last], last, operand, arguments, dot, final, receiver=(value,))
+        return self._field(value, last, nested=bool(path), has_arguments=bool(arguments) or final is not _MISSING)
 
-    def _field(self, receiver: Value, name: str, *, nested: bool, has_arguments: bool) -> Value:
+    def _field(self, receiver: Value, name: str, *, nested: bool, has_arguments: bool = False) -> Value:
+        if isinstance(receiver, GoTime) and name in METHODS:
+            return self._apply(METHODS[name], name, self._node, (), None, _MISSING, receiver=(receiver,))
         if receiver is None:
             missing = f"nil data; no entry for key {go_quote(name)}"
             raise self._error(f"nil pointer evaluating interface {{}}.{name}" if nested else missing, key=name)
@@ -330,24 +339,38 @@ class _Frame:
     ) -> Value:
         self._node = identifier
         name = identifier.name
-        function = FUNCTIONS[name]
+        if name in (AND, OR):
+            return self._short_circuit(name, arguments, dot, final)
+        return self._apply(FUNCTIONS[name], name, place, arguments, dot, final)
+
+    def _count(self, function: Function, name: str, arguments: Sequence[nodes.Operand], final: Value | _Missing) -> int:
+        """How many arguments there are, if the function takes as many."""
         given = len(arguments) + (final is not _MISSING)
         wanted = len(function.parameters)
         if function.rest is not None and given < wanted:
             raise self._error(f"wrong number of args for {name}: want at least {wanted} got {len(arguments)}", key=name)
         if function.rest is None and given != wanted:
             raise self._error(f"wrong number of args for {name}: want {wanted} got {given}", key=name)
-        if name in (AND, OR):
-            return self._short_circuit(name, arguments, dot, final)
-        types = [*function.parameters, *[function.rest or Type.ANY] * (given - wanted)]
+        return given
+
+    def _apply(
+        self,
+        function: Function,
+        name: str,
+        place: _Place,
+        arguments: Sequence[nodes.Operand],
+        dot: Value,
+        final: Value | _Missing,
+        receiver: tuple[Value, ...] = (),
+    ) -> Value:
+        given = self._count(function, name, arguments, final)
+        types = [*function.parameters, *[function.rest or Type.ANY] * (given - len(function.parameters))]
         values = [self._argument(argument, type_, dot) for argument, type_ in zip(arguments, types, strict=False)]
         if not isinstance(final, _Missing):
             values.append(self._checked(final, types[given - 1]))
-        return self._call(function, name, values, place)
+        return self._call(function, name, [*receiver, *values], place)
 
-    def _call(
-        self, function: Function, name: str, values: Sequence[Value], place: nodes.Command | nodes.Identifier
-    ) -> Value:
+    def _call(self, function: Function, name: str, values: Sequence[Value], place: _Place) -> Value:
         try:
             self._run.spend(sum(len(value) for value in values if isinstance(value, str)))
             result = function.call(*values)
@@ -360,6 +383,7 @@ class _Frame:
     def _short_circuit(
         self, name: str, arguments: Sequence[nodes.Operand], dot: Value, final: Value | _Missing
     ) -> Value:
+        self._count(FUNCTIONS[name], name, arguments, final)
         values: list[Value] = []
         for argument in arguments:
             values.append(self._argument(argument, Type.REFLECT, dot))

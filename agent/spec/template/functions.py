@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from agent.spec.template import gotime
 from agent.spec.template.errors import ValueRefused
 from agent.spec.template.gofmt import TEXT_MAX, sprint, sprintf, sprintln
-from agent.spec.template.gotime import GoTime
+from agent.spec.template.gotime import DATE_ONLY, RFC3339, ZERO, GoTime
 from agent.spec.template.literals import INT_MAX, INT_MIN, as_bytes, from_bytes, go_quote
-from agent.spec.template.values import Byte, StringList, Value, from_context, item_at, length, truth, type_name
+from agent.spec.template.timeparse import parse_duration, parse_time
+from agent.spec.template.values import Byte, Int64, StringList, Value, from_context, item_at, length, truth, type_name
 
 
 class Type(StrEnum):
@@ -59,7 +59,7 @@ def _check_short(*texts: str) -> None:
 
 def _date_of(text: str) -> str:
     _check_short(text)
-    return gotime.parse(gotime.RFC3339, text).format(gotime.DATE_ONLY)
+    return parse_time(RFC3339, text).format(DATE_ONLY)
 
 
 def _replace(old: str, new: str, text: str) -> str:
@@ -77,8 +77,8 @@ def _date(layout: str, moment: Value) -> str:
     _check_short(layout)
     if isinstance(moment, GoTime):
         return moment.utc().format(layout)
-    if isinstance(moment, int) and not isinstance(moment, bool | Byte):
-        return GoTime(moment).format(layout)
+    if type(moment) in (int, Int64):
+        return GoTime(int(moment)).format(layout)  # type: ignore[arg-type]  # one of the two
     # Optimus would print the time it is now: another text each time the same run is rendered.
     raise ValueRefused(f"a date needs a time (see toDate) or seconds since 1970; got {type_name(moment)}")
 
@@ -86,7 +86,7 @@ def _date(layout: str, moment: Value) -> str:
 def _date_modify(duration: str, moment: GoTime) -> GoTime:
     _check_short(duration)
     try:
-        return moment.add(gotime.parse_duration(duration))
+        return moment.add(parse_duration(duration))
     except ValueRefused:  # as Optimus: what is no duration changes nothing
         return moment
 
@@ -94,9 +94,9 @@ def _date_modify(duration: str, moment: GoTime) -> GoTime:
 def _to_date(layout: str, text: str) -> GoTime:
     _check_short(layout, text)
     try:
-        return gotime.parse(layout, text)
+        return parse_time(layout, text)
     except ValueRefused:  # as Optimus: what does not fit the layout is the year 1
-        return gotime.ZERO
+        return ZERO
 
 
 def _join(separator: str, texts: StringList) -> str:
@@ -126,7 +126,7 @@ def _date_from(day: str, month: str, moment: GoTime) -> GoTime:
 
 def _date_from_str(day: str, month: str, text: str) -> str:
     _check_short(text)
-    return _date_from(day, month, gotime.parse(gotime.RFC3339, text)).format(gotime.DATE_ONLY)
+    return _date_from(day, month, parse_time(RFC3339, text)).format(DATE_ONLY)
 
 
 # Go's functions
@@ -205,7 +205,8 @@ def _basic_kind(value: Value) -> str:
     """Go's kind of comparison; empty for what is not a basic type."""
     if isinstance(value, Byte):
         return "uint"
-    return {bool: "bool", int: "int", float: "float", str: "string"}.get(type(value), "")
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "string"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "")
 
 
 def _eq(left: Value, *rights: Value) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agent.spec.template.errors import ValueRefused
 from agent.spec.template.gotime import MONTHS, GoTime
 from agent.spec.template.literals import RUNE_MAX, as_bytes, can_backquote, from_bytes, go_quote
-from agent.spec.template.values import Byte, Value, from_context, items, sorted_keys, type_name
+from agent.spec.template.values import Byte, Month, Value, Weekday, from_context, items, sorted_keys, type_name
 
 TEXT_MAX = 16 << 20
 """Characters one call may produce."""
@@ -139,6 +139,8 @@ def _format_bool(value: bool, verb: str, flags: _Flags) -> str:  # noqa: FBT001 
 
 
 def _format_int(value: int, verb: str, flags: _Flags) -> str:
+    if isinstance(value, Month | Weekday) and verb in "vsxXq" and not flags.go_syntax:
+        return _format_string(str(value), verb, flags)
     match verb:
         case "v" if flags.go_syntax and isinstance(value, Byte):
             return _integer(value, "x", replace(flags, sharp=True))

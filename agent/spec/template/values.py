@@ -12,12 +12,30 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from agent.spec.template.errors import ValueRefused
-from agent.spec.template.gotime import GoTime, from_datetime
+from agent.spec.template.gotime import MONTHS, WEEKDAYS, GoTime, from_datetime
 from agent.spec.template.literals import as_bytes, well_formed
 
 
 class Byte(int):
     """Go's uint8."""
+
+
+class Int64(int):
+    """Go's int64."""
+
+
+class Month(int):
+    """Go's time.Month, an integer that prints as its name."""
+
+    def __str__(self) -> str:
+        return MONTHS[self - 1]
+
+
+class Weekday(int):
+    """Go's time.Weekday, likewise."""
+
+    def __str__(self) -> str:
+        return WEEKDAYS[self]
 
 
 class StringList(tuple[str, ...]):
@@ -45,11 +63,14 @@ def from_context(raw: object) -> Value:
     raise ValueRefused(f"a value of type {type(raw).__name__} cannot be used in a template")
 
 
-# bool before int and Byte before int: a subclass comes first.
+# A subclass of int comes before int.
 _TYPE_NAMES: tuple[tuple[type, str], ...] = (
     (type(None), "<nil>"),
     (bool, "bool"),
     (Byte, "uint8"),
+    (Int64, "int64"),
+    (Month, "time.Month"),
+    (Weekday, "time.Weekday"),
     (int, "int"),
     (float, "float64"),
     (str, "string"),

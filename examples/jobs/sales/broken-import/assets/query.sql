@@ -1,0 +1,1 @@
+select 'this import never works'

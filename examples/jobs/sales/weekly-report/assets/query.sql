@@ -1,0 +1,1 @@
+select count(*) from sales.orders where day between '{{ .START_DATE }}' and '{{ .END_DATE }}'
