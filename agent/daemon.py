@@ -121,12 +121,19 @@ async def _build(config: AgentConfig, stack: AsyncExitStack) -> Daemon:
     """Open everything on disk, read the log, make the parts. Everything opened is closed by `stack`."""
     data = config.data_dir
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    identity = load_identity(data)
     wal = await asyncio.to_thread(_open_log, data / "log")
     stack.callback(wal.close)
-    identity = load_identity(data)
     keyring = Keyring.open(Path(config.secret_key) if config.secret_key else data / "secret.key", create=True)
     history = await asyncio.to_thread(History.open, data / "history.db")
-    replica = Replica(wal, history, clock_ms=clock_ms, snapshot_bytes=config.snapshot_bytes)
+    metrics = Metrics()
+    replica = Replica(
+        wal,
+        history,
+        clock_ms=clock_ms,
+        snapshot_bytes=config.snapshot_bytes,
+        on_sync=metrics.fsync_seconds.observe,
+    )
     stack.push_async_callback(replica.close)
     count = await asyncio.to_thread(replica.recover)
     log.info("log read", extra={"entries": count, "index": replica.applied_index})
@@ -176,7 +183,7 @@ async def _build(config: AgentConfig, stack: AsyncExitStack) -> Daemon:
         logs,
         engines,
         Housekeeper(replica, worker, blobs, logs, keep),
-        Metrics(),
+        metrics,
         database.Mirror(config.database, mirrored) if config.database else None,
         callback_hosts=callback_hosts,
     )

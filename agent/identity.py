@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -40,16 +41,19 @@ def load_identity(data_dir: Path) -> Identity:
     host = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower()).strip("-")[:30] or "agent"
     identity = Identity(f"{host}-{new_id()[:6]}", new_id()[:8])
     _write_durably(path, json.dumps(asdict(identity)).encode())
-    return identity
+    return load_identity(data_dir)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
+    """Give the file its name only when it is whole, and only if nobody else has: of two that start at once one wins."""
+    temporary = path.with_suffix(f".{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(path)
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(temporary)
+    temporary.unlink()
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -145,7 +145,7 @@ def _read_private(path: Path) -> str:
             raise KeyringError(f"{path}: is no file. Give the path of the key file")
         if status.st_mode & 0o077:
             raise KeyringError(
-                f"{path}: has mode {stat.S_IMODE(status.st_mode):04o}, so others than its owner can use the keys in it. "
+                f"{path}: has mode {stat.S_IMODE(status.st_mode):04o}, so others than its owner can use its keys. "
                 f"Run: chmod 600 {path}; and if others have had access to this host, put a new key in"
             )
         if status.st_uid not in (0, os.geteuid()):

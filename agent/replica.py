@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -53,14 +53,19 @@ class Replica:
         *,
         clock_ms: Callable[[], int],
         snapshot_bytes: int = SNAPSHOT_BYTES,
+        on_sync: Callable[[float], None] = lambda _took_s: None,
     ) -> None:
-        """wal, history: open. clock_ms: milliseconds since the epoch. snapshot_bytes: of log between two snapshots."""
+        """wal, history: open. clock_ms: milliseconds since the epoch. snapshot_bytes: of log between two snapshots.
+
+        on_sync: told how long each batch took to become durable, in seconds, on the log's thread.
+        """
         self.table = Table()
         self.history = history
         self.clock_ms = clock_ms
         self.applied_at_s = time.monotonic()
         self._wal = wal
         self._snapshot_bytes = snapshot_bytes
+        self._on_sync = on_sync
         self._bytes_since_snapshot = 0
         self._queue: deque[Proposal] = deque()
         self._in_flight: list[Proposal] = []
@@ -72,8 +77,8 @@ class Replica:
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._history_thread = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._stopped: AgentStopped | None = None
-        self.fsync_s_last = 0.0
         self.snapshots = 0
+        self.finished_counts: Counter[tuple[str, str]] = Counter()  # (state, reason) since this agent started
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -81,6 +86,11 @@ class Replica:
     def applied_index(self) -> int:
         """The index of the last entry that the table holds."""
         return self.table.rows.index
+
+    @property
+    def waiting(self) -> int:
+        """Proposals that wait for the log."""
+        return len(self._queue) + len(self._in_flight)
 
     def run(self, run_id: str) -> Run | None:
         """A run that has not ended, or whose record has not reached the history yet."""
@@ -208,10 +218,10 @@ class Replica:
 
     def _append(self, records: Sequence[bytes]) -> int:
         """On the log's thread. The table is told only of what is on disk."""
-        begin = time.perf_counter()
+        begin_s = time.perf_counter()
         last = self._wal.append(records)
         self._wal.sync()
-        self.fsync_s_last = time.perf_counter() - begin
+        self._on_sync(time.perf_counter() - begin_s)
         return last
 
     async def _apply_all(self, index: int, batch: list[Proposal]) -> None:
@@ -248,6 +258,7 @@ class Replica:
     def _hand_to_history(self, index: int, finished: tuple[FinishedRun, ...]) -> None:
         for one in finished:
             self._leaving[one.run.id] = one.run
+            self.finished_counts[one.run.state, one.run.reason or ""] += 1
         self._history_due.append((index, finished))
         self._history_queued.set()
 

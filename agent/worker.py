@@ -14,9 +14,10 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from agent.provision import Provisioner, Workspace, sealed_secrets
 from agent.pump import copy_logs
 from agent.replica import Replica
 from agent.runtable import commands as c
-from agent.runtable.model import Attempt, Instance, Reason, Run
+from agent.runtable.model import Attempt, Instance, InstanceKind, Reason, Run
 from agent.spec.bundle import Bundle
 from agent.spec.compile import Compiled, instance_environment, launch
 from agent.spec.errors import PluginError, SpecError
@@ -69,6 +70,22 @@ class Settings:
     pull: str = "missing"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What an attempt works with, for images that ask for it."""
+
+    run_id: str
+    project: str
+    job: str
+    instance: str
+    plugin: str
+    type: str
+    scheduled_at: datetime
+    environment: dict[str, str]
+    secrets: dict[str, str] = field(repr=False)
+    files: dict[str, bytes] = field(repr=False)
+
+
 class Worker:
     """Drives the attempts of one agent. `run_forever` is its life."""
 
@@ -93,6 +110,7 @@ class Worker:
         self._retired = asyncio.Event()
         self._journal_thread = journal_thread
         self.starts = 0
+        self.ended_counts: Counter[tuple[str, str]] = Counter()  # (executor, reason) since this agent started
 
     # -- reconcile ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +192,29 @@ class Worker:
             for one in self.driven.values()
         )
 
+    async def materials(self, capability: str) -> Materials | None:
+        """What the attempt with this capability works with, secrets included; None where no attempt has it."""
+        driven = next((one for one in self.driven.values() if _same(one.capability, capability)), None)
+        run = self.replica.table.rows.runs.get(driven.run_id) if driven is not None else None
+        if driven is None or run is None or driven.ended:
+            return None
+        sealed = sealed_secrets(self.replica.table, run.project, run.namespace)
+        compiled = await asyncio.to_thread(self._provisioner.compile, run, driven.instance, sealed)
+        instance = run.instance(driven.instance)
+        assert instance is not None
+        return Materials(
+            run_id=run.id,
+            project=run.project,
+            job=run.job,
+            instance=driven.instance,
+            plugin=instance.plan.plugin,
+            type="task" if instance.plan.kind is InstanceKind.TASK else "hook",
+            scheduled_at=datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC),
+            environment=compiled.environment,
+            secrets=compiled.secrets,
+            files=compiled.files,
+        )
+
     @staticmethod
     def executors_in(journal: Journal) -> set[str]:
         """The executors of attempts that have not ended, as far as the journal knows."""
@@ -196,6 +237,7 @@ class Worker:
         directory = self._directory(driven.run_id, driven.instance, driven.number)
         await asyncio.to_thread(Workspace(directory).scrub)
         driven.ended = True
+        self.ended_counts[driven.executor, note.reason or ""] += 1
         log.info("attempt ended", extra={**driven.fields(), "reason": note.reason, "exit_code": note.exit_code})
         await self._tell(driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note))
         self._retire(driven.name, driven.executor, directory)
@@ -437,6 +479,10 @@ class Worker:
                 await asyncio.to_thread(Workspace(directory).remove, self._settings.attempts)
                 await self._journaled(partial(self._journal.forget, [name]))
                 self._ended.pop(0)
+
+
+def _same(mine: str, given: str) -> bool:
+    return bool(mine) and secrets.compare_digest(mine.encode(), given.encode())
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

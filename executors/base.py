@@ -110,7 +110,7 @@ class Executor(Protocol):
     kind: str  # "process", "docker", ...
     fenceable: bool  # can its work be proven stopped?
     captures_logs: bool  # True: it fills AttemptSpec.log_directory; False: the worker copies `logs()` there
-    start_window_s: float  # how long a start may take, fetching an image included: the worker's not-after lies so far off
+    start_window_s: float  # how long a start may take, fetching an image included: not_after_s lies so far off
     absence_is_proof: bool  # True: what `attach` does not find can never start; False: only once not_after_s is over
 
     async def open(self) -> None:

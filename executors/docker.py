@@ -371,12 +371,14 @@ class DockerExecutor:
 
     @property
     def _client(self) -> Client:
-        assert self._client_or_none is not None, "open() comes first"
+        if self._client_or_none is None:
+            raise EngineUnreachable("the engine has not answered since this agent started")
         return self._client_or_none
 
     @property
     def _watch(self) -> EndWatch:
-        assert self._watch_or_none is not None, "open() comes first"
+        if self._watch_or_none is None:
+            raise EngineUnreachable("the engine has not answered since this agent started")
         return self._watch_or_none
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -216,6 +216,10 @@ class MockExecutor:
         """See `Executor.list_names`."""
         return self.engine.names(labels)
 
+    async def callback_host(self) -> str | None:
+        """See `Executor.callback_host`."""
+        return None
+
     async def close(self) -> None:
         """Running attempts go on in the engine."""
 

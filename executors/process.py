@@ -390,6 +390,10 @@ class ProcessExecutor:
         except ValueError as error:
             raise ExecutorError(str(error)) from error
 
+    async def callback_host(self) -> str | None:
+        """See `Executor.callback_host`."""
+        return "127.0.0.1"
+
     async def close(self) -> None:
         """End the fork server only; running attempts go on."""
         await self._server.close()

@@ -1,7 +1,8 @@
 """Go's text/template, to the byte, with the functions of Optimus: `render(source, context, partials) -> text`.
 
 lexer, parser   text to trees          executor   trees and a context to text
-functions, methods     what can be called     gofmt, gotime, timeparse, literals, values   Go's fmt, time, literals and types
+functions, methods     what can be called
+    gofmt, gotime, timeparse, literals, values   Go's fmt, time, literals and types
 
 It is pure: no clock, no file, no network. Times are shown in UTC. A missing key is an error (missingkey=error).
 """

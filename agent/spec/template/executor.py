@@ -13,9 +13,10 @@ from agent.spec.template import nodes
 from agent.spec.template.errors import TemplateError, ValueRefused
 from agent.spec.template.functions import AND, FUNCTIONS, OR, Function, Type
 from agent.spec.template.gofmt import TEXT_MAX, sprint
+from agent.spec.template.gotime import GoTime
 from agent.spec.template.literals import go_quote, printable
 from agent.spec.template.methods import METHODS
-from agent.spec.template.values import GoTime, StringList, Value, from_context, items, sorted_keys, truth, type_name
+from agent.spec.template.values import StringList, Value, from_context, items, sorted_keys, truth, type_name
 
 DEPTH_MAX = 1_000
 """How deep templates may call templates. Go allows 100,000."""

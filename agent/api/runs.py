@@ -1,0 +1,322 @@
+"""Runs over HTTP: ask for one, look at it, end it, run it again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from agent.api import schema as s
+from agent.api import sse, views
+from agent.api.catalog import job_file
+from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, query
+from agent.errors import Refusal
+from agent.runtable.model import Run
+from agent.service import Caller, RunRequest
+from agent.store.history import RunFilter
+
+MIN_INDEX_WAIT_S: Final = 10.0
+_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+
+def caller(request: web.Request) -> Caller:
+    """Who asks: without tokens all are one principal; the name is what the client says of itself."""
+    name = _PRINTABLE.sub("", request.headers.get("Prime-User", "")).strip()[:100]
+    return Caller("local", name or "anonymous")
+
+
+def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRequest:
+    if sent.params:
+        raise Refusal("not_supported", "params: this version has no parameters of runs yet; use config", 422)
+    canonical = msgspec.json.encode([request.path, msgspec.to_builtins(sent)], order="sorted")
+    return RunRequest(
+        scheduled_at=sent.scheduled_at,
+        config=sent.config,
+        key=request.headers.get("Idempotency-Key", ""),
+        body_hash=hashlib.sha256(canonical).hexdigest(),
+    )
+
+
+async def _submit(request: web.Request) -> web.Response:
+    sent = await body(request, s.RunBody)
+    info = request.match_info
+    wanted = _run_request(request, sent)
+    done = await face(request).service.runs.submit(info["project"], info["job"], wanted, caller(request))
+    return answer(views.accepted(done), 202)
+
+
+async def _submit_file(request: web.Request) -> web.Response:
+    sent = await body(request, s.FileRunBody, JOBS_BODY_BYTES_MAX)
+    info = request.match_info
+    wanted = _run_request(request, sent)
+    file = job_file(sent.spec)
+    service = face(request).service
+    done = await service.runs.submit_file(info["project"], info["namespace"], file, wanted, caller(request))
+    return answer(views.accepted(done), 202)
+
+
+async def _fresh(request: web.Request, wanted: s.ReadQuery) -> None:
+    """P6: wait for `min_index`. A cluster of one is linearizable by itself: its table is the only one."""
+    replica = face(request).service.context.replica
+    if wanted.min_index and not await replica.wait_applied(wanted.min_index, MIN_INDEX_WAIT_S):
+        message = f"this agent has applied {replica.applied_index} so far, not {wanted.min_index}"
+        raise Refusal("not_applied_yet", message, 504, retry_after_s=1)
+
+
+async def _find(request: web.Request) -> Run:
+    return await face(request).service.queries.run(request.match_info["run"])
+
+
+async def _show(request: web.Request) -> web.Response:
+    await _fresh(request, query(request, s.ReadQuery))
+    return answer(s.RunAnswer(run=views.run(await _find(request)), meta=views.meta(face(request))))
+
+
+async def _list(request: web.Request) -> web.Response:
+    wanted = query(request, s.RunsQuery)
+    page = await face(request).service.queries.page(
+        RunFilter(
+            project=wanted.project,
+            namespace=wanted.namespace,
+            job=wanted.job,
+            state=wanted.state,
+            origin=wanted.origin,
+            since_ms=_ms(wanted.since),
+            until_ms=_ms(wanted.until),
+        ),
+        wanted.limit,
+        wanted.cursor,
+    )
+    runs = [views.run(one) for one in page.runs]
+    return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=views.meta(face(request))))
+
+
+def _ms(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp() * 1000)
+
+
+async def _wait(request: web.Request) -> web.Response:
+    """Long poll: until the run has ended, or the time is over."""
+    until_s = time.monotonic() + query(request, s.WaitQuery).timeout
+    replica = face(request).service.context.replica
+    while True:
+        changed = replica.changed()
+        run = await _find(request)
+        left_s = until_s - time.monotonic()
+        if run.final or left_s <= 0:
+            return answer(s.RunAnswer(run=views.run(run), meta=views.meta(face(request))))
+        await asyncio.wait([changed], timeout=left_s)
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    """The run whenever it has changed, until it has ended."""
+    run = await _find(request)
+    replica = face(request).service.context.replica
+    async with sse.stream(request) as out:
+        sent: s.RunView | None = None
+        while True:
+            changed = replica.changed()
+            run = await face(request).service.queries.run(run.id)
+            view = views.run(run)
+            if view != sent:
+                await out.send("run", view)
+                sent = view
+            if run.final:
+                await out.send("end", {"state": run.state})
+                return out.response
+            await out.wait(changed)
+
+
+async def _cancel(request: web.Request) -> web.Response:
+    run = await _find(request)
+    return answer(views.accepted(await face(request).service.runs.cancel(run.id, caller(request))))
+
+
+async def _retry(request: web.Request) -> web.Response:
+    sent = await body(request, s.RetryBody)
+    run = await _find(request)
+    done = await face(request).service.runs.retry(run.id, caller(request), only_failed=sent.only_failed)
+    return answer(views.accepted(done))
+
+
+async def _clear(request: web.Request) -> web.Response:
+    sent = await body(request, s.ClearBody)
+    run = await _find(request)
+    done = await face(request).service.runs.clear(
+        run.id, caller(request), instances=sent.instances, downstream=sent.downstream
+    )
+    return answer(views.accepted(done))
+
+
+async def _mark(request: web.Request) -> web.Response:
+    sent = await body(request, s.MarkBody)
+    run = await _find(request)
+    return answer(
+        views.accepted(await face(request).service.runs.mark(run.id, sent.instance, sent.state, caller(request)))
+    )
+
+
+async def _assets(request: web.Request) -> web.Response:
+    wanted = query(request, s.AssetsQuery)
+    queries = face(request).service.queries
+    found = await queries.assets(request.match_info["run"], wanted.instance, wanted.attempt)
+    return answer(s.AssetsAnswer(assets=[_assets_view(one) for one in found]))
+
+
+def _assets_view(found: dict[str, Any]) -> s.AssetsView:
+    return msgspec.convert(found, s.AssetsView)
+
+
+async def _explain(request: web.Request) -> web.Response:
+    run, explanations = await face(request).service.queries.explain(request.match_info["run"])
+    return answer(s.ExplainAnswer(run=views.run(run), explanations=[views.explanation(one) for one in explanations]))
+
+
+async def _diff(request: web.Request) -> web.Response:
+    against = query(request, s.DiffQuery).against
+    found = await face(request).service.queries.diff(request.match_info["run"], against)
+    return answer(msgspec.convert(found, s.DiffAnswer))
+
+
+_R = "/api/v1/runs/{run}"
+ROUTES = (
+    Route(
+        method="POST",
+        path="/api/v1/projects/{project}/jobs/{job}/runs",
+        name="submitRun",
+        summary="Ask for a run of an applied job; Idempotency-Key is honoured",
+        handler=_submit,
+        body=s.RunBody,
+        body_optional=True,
+        answer=s.AcceptedAnswer,
+        status=202,
+        refusals=(404, 409, 422),
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/projects/{project}/namespaces/{namespace}/runs",
+        name="submitFile",
+        summary="Ask for a run of a job that was never applied",
+        handler=_submit_file,
+        body=s.FileRunBody,
+        answer=s.AcceptedAnswer,
+        status=202,
+        refusals=(404, 409, 422),
+        body_bytes_max=JOBS_BODY_BYTES_MAX,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/runs",
+        name="listRuns",
+        summary="Runs, newest first",
+        handler=_list,
+        query=s.RunsQuery,
+        answer=s.RunsAnswer,
+        refusals=(422,),
+    ),
+    Route(
+        method="GET",
+        path=_R,
+        name="showRun",
+        summary="A run, by its id or a shortened one",
+        handler=_show,
+        query=s.ReadQuery,
+        answer=s.RunAnswer,
+        refusals=(404, 409, 504),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/wait",
+        name="waitForRun",
+        summary="A run, once it has ended or the time is over",
+        handler=_wait,
+        query=s.WaitQuery,
+        answer=s.RunAnswer,
+        refusals=(404, 409),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/events",
+        name="followRun",
+        summary="Server-sent events: `run` whenever it has changed, `end`",
+        handler=_events,
+        media="text/event-stream",
+        refusals=(404, 409),
+    ),
+    Route(
+        method="POST",
+        path=f"{_R}/cancel",
+        name="cancelRun",
+        summary="End a run early",
+        handler=_cancel,
+        answer=s.AcceptedAnswer,
+        refusals=(404, 409),
+    ),
+    Route(
+        method="POST",
+        path=f"{_R}/retry",
+        name="retryRun",
+        summary="Run again what did not succeed",
+        handler=_retry,
+        body=s.RetryBody,
+        body_optional=True,
+        answer=s.AcceptedAnswer,
+        refusals=(404, 409, 410, 422),
+    ),
+    Route(
+        method="POST",
+        path=f"{_R}/clear",
+        name="clearRun",
+        summary="Run instances again, whatever became of them",
+        handler=_clear,
+        body=s.ClearBody,
+        body_optional=True,
+        answer=s.AcceptedAnswer,
+        refusals=(404, 409, 410, 422),
+    ),
+    Route(
+        method="POST",
+        path=f"{_R}/mark",
+        name="markInstance",
+        summary="Give an unfinished instance a result by hand",
+        handler=_mark,
+        body=s.MarkBody,
+        answer=s.AcceptedAnswer,
+        refusals=(404, 409, 422),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/assets",
+        name="runAssets",
+        summary="What exactly was rendered, secrets redacted",
+        handler=_assets,
+        query=s.AssetsQuery,
+        answer=s.AssetsAnswer,
+        refusals=(404, 409, 410),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/explain",
+        name="explainRun",
+        summary="Why a run is where it is",
+        handler=_explain,
+        answer=s.ExplainAnswer,
+        refusals=(404, 409),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/diff",
+        name="diffRun",
+        summary="What differs between a run and another",
+        handler=_diff,
+        query=s.DiffQuery,
+        answer=s.DiffAnswer,
+        refusals=(404, 409, 410),
+    ),
+)

@@ -1,0 +1,495 @@
+"""Every body and query of the HTTP face, as typed values: what is checked is what the OpenAPI document says.
+
+Times are RFC 3339 with a zone. Unknown keys are refused, so a misspelt one is noticed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=220)]
+Config = dict[str, str]
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of what clients send."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what clients get."""
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+class ProblemView(View, frozen=True):
+    """One thing that is wrong in a text that was sent."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+    severity: str
+
+
+class ProblemDetails(View, frozen=True):
+    """RFC 9457. code: stable, for programs; problems: what is wrong in the texts that were sent."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    problems: list[ProblemView] = []
+    retry_after: float | None = None
+
+
+# -- projects, plugins, jobs, secrets ----------------------------------------------------------------------------------
+
+
+class SpecFile(Request, frozen=True):
+    """A YAML text and where it lies in its author's folder."""
+
+    path: str
+    yaml: str
+
+
+class JobSpecFile(Request, frozen=True):
+    """A job: its text, its assets (path: base64), the `this.yaml`s above it, nearest first."""
+
+    path: str
+    yaml: str
+    assets: dict[str, bytes] = {}
+    parents: list[SpecFile] = []
+
+
+class JobsBody(Request, frozen=True):
+    """Jobs to apply: all of them or none."""
+
+    specs: Annotated[list[JobSpecFile], msgspec.Meta(max_length=10_000)]
+
+
+class PluginsBody(Request, frozen=True):
+    """Plugins to apply: all of them or none."""
+
+    plugins: Annotated[list[SpecFile], msgspec.Meta(max_length=1000)]
+
+
+class NamespaceBody(Request, frozen=True):
+    """A namespace; its values override the project's."""
+
+    config: Config = {}
+    variables: Config = {}
+
+
+class ProjectBody(Request, frozen=True):
+    """A project; what is left out stays as it is."""
+
+    config: Config | None = None
+    variables: Config | None = None
+    presets: dict[str, Config] | None = None
+    namespaces: dict[str, NamespaceBody] | None = None
+
+
+class SecretBody(Request, frozen=True):
+    """A secret's value. namespace: "" = the whole project's."""
+
+    value: str
+    namespace: str = ""
+
+
+class AppliedView(View, frozen=True):
+    """What was applied. index: for `min_index` of a later read."""
+
+    index: int
+    names: list[str] = []
+    warnings: list[ProblemView] = []
+    notes: list[str] = []
+
+
+class JobsAppliedView(AppliedView, frozen=True):
+    """Which jobs were applied."""
+
+    jobs: list[str] = []
+
+
+class ProjectView(View, frozen=True):
+    """A project as it is applied."""
+
+    name: str
+    config: Config
+    variables: Config
+    presets: dict[str, Config]
+    namespaces: dict[str, NamespaceBody]
+
+
+class ProjectsView(View, frozen=True):
+    """All projects."""
+
+    projects: list[ProjectView]
+
+
+class JobView(View, frozen=True):
+    """An applied job, for a listing."""
+
+    name: str
+    project: str
+    namespace: str
+    owner: str
+    description: str
+    interval: str
+    task: str
+    updated_at: datetime
+
+
+class JobsView(View, frozen=True):
+    """Jobs by name."""
+
+    jobs: list[JobView]
+
+
+class JobDetailView(View, frozen=True):
+    """The whole of an applied job: its effective spec, the hashes of its assets, and the spec as YAML."""
+
+    job: JobView
+    spec: dict[str, Any]
+    assets: dict[str, str]
+    yaml: str
+
+
+class PluginView(View, frozen=True):
+    """A plugin that jobs of the project can name."""
+
+    name: str
+    kind: str
+    hook_type: str
+    description: str
+    executor: str
+    image: str
+    built_in: bool
+
+
+class PluginsView(View, frozen=True):
+    """Plugins by name."""
+
+    plugins: list[PluginView]
+
+
+class SecretView(View, frozen=True):
+    """That a secret exists; its value is never shown."""
+
+    name: str
+    namespace: str
+    updated_at: datetime
+
+
+class SecretsView(View, frozen=True):
+    """Names of secrets."""
+
+    secrets: list[SecretView]
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+class RunBody(Request, frozen=True):
+    """What a run is asked for with. config overrides values of the task's config."""
+
+    scheduled_at: Moment | None = None
+    params: dict[str, Any] = {}
+    config: Config = {}
+
+
+class FileRunBody(Request, frozen=True):
+    """A run of a job that was never applied."""
+
+    spec: JobSpecFile
+    scheduled_at: Moment | None = None
+    params: dict[str, Any] = {}
+    config: Config = {}
+
+
+class RetryBody(Request, frozen=True):
+    """only_failed: leave what has succeeded as it is."""
+
+    only_failed: bool = True
+
+
+class ClearBody(Request, frozen=True):
+    """instances: by name, none = all; downstream: with what comes after them."""
+
+    instances: list[str] = []
+    downstream: bool = False
+
+
+class MarkBody(Request, frozen=True):
+    """A result by hand: `success` or `failed`."""
+
+    instance: str
+    state: str
+
+
+class AttemptView(View, frozen=True):
+    """One try of an instance. facts: what its executor knows of it, such as the image's digest."""
+
+    number: int
+    agent: str
+    state: str
+    exit_code: int | None
+    reason: str | None
+    message: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    stop_wanted: str | None
+    facts: dict[str, str]
+
+
+class InstanceView(View, frozen=True):
+    """The task or a hook of a run."""
+
+    name: str
+    type: str
+    hook_type: str | None
+    state: str
+    reason: str | None
+    message: str
+    executor: str
+    since: datetime
+    until: datetime | None
+    attempts: list[AttemptView]
+
+
+class AuditView(View, frozen=True):
+    """Who did what to a run."""
+
+    at: datetime
+    who: str
+    via: str
+    what: str
+
+
+class RunView(View, frozen=True):
+    """One execution of a job."""
+
+    id: str
+    project: str
+    namespace: str
+    job: str
+    scheduled_at: datetime
+    origin: str
+    requested_by: str
+    via: str
+    state: str
+    reason: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    cancelled_by: str | None
+    instances: list[InstanceView]
+    audit: list[AuditView]
+
+
+class MetaView(View, frozen=True):
+    """How fresh an answer is (P6). age_ms: since this agent last applied something or heard of its leader."""
+
+    agent: str
+    leader: str | None
+    applied_index: int
+    age_ms: int
+
+
+class RunAnswer(View, frozen=True):
+    """A run."""
+
+    run: RunView
+    meta: MetaView
+
+
+class AcceptedAnswer(View, frozen=True):
+    """A run that was accepted or changed. duplicate: the same request was answered before, with this run."""
+
+    run: RunView
+    index: int
+    duplicate: bool = False
+    notes: list[str] = []
+
+
+class RunsAnswer(View, frozen=True):
+    """Runs, newest first."""
+
+    runs: list[RunView]
+    next_cursor: str | None
+    meta: MetaView
+
+
+class AssetsView(View, frozen=True):
+    """What exactly was rendered for an attempt, secrets as `***`. An asset is null where it is no text."""
+
+    instance: str
+    attempt: int
+    window: dict[str, str]
+    envs: Config
+    secrets: Config
+    assets: dict[str, str | None]
+
+
+class AssetsAnswer(View, frozen=True):
+    """What was rendered, by instance."""
+
+    assets: list[AssetsView]
+
+
+class ExplanationView(View, frozen=True):
+    """Why an instance is where it is (P11)."""
+
+    instance: str
+    state: str
+    why: str
+    since: datetime
+    until: datetime | None
+
+
+class ExplainAnswer(View, frozen=True):
+    """Why a run is where it is."""
+
+    run: RunView
+    explanations: list[ExplanationView]
+
+
+class ChangeView(View, frozen=True):
+    """One fact that differs."""
+
+    what: str
+    before: Any
+    after: Any
+
+
+class DiffAnswer(View, frozen=True):
+    """What differs between two runs. texts: unified diffs of the spec and of rendered assets."""
+
+    run: str
+    against: str
+    changes: list[ChangeView]
+    texts: dict[str, str]
+
+
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+class NoQuery(Request, frozen=True):
+    """No parameters."""
+
+
+class ReadQuery(Request, frozen=True):
+    """min_index: wait until this agent has applied so much; consistent: the answer is linearizable."""
+
+    min_index: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    consistent: bool = False
+
+
+class JobsQuery(Request, frozen=True):
+    """namespace: only that one's."""
+
+    namespace: str | None = None
+
+
+class SecretQuery(Request, frozen=True):
+    """namespace: "" = the whole project's secret."""
+
+    namespace: str = ""
+
+
+class RunsQuery(Request, frozen=True):
+    """Which runs. since, until: of their creation."""
+
+    project: str | None = None
+    namespace: str | None = None
+    job: str | None = None
+    state: str | None = None
+    origin: str | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    cursor: str | None = None
+
+
+class AssetsQuery(Request, frozen=True):
+    """instance: None = all; attempt: None = the last."""
+
+    instance: str | None = None
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
+
+
+class DiffQuery(Request, frozen=True):
+    """against: None = the run of the same job before it."""
+
+    against: str | None = None
+
+
+class WaitQuery(Request, frozen=True):
+    """timeout: seconds; the run is given as it is then."""
+
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=300)] = 30
+
+
+class LogsQuery(Request, frozen=True):
+    """Which lines. attempt: None = the last; stream: None = both; since: time; tail: the last so many records."""
+
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
+    stream: str | None = None
+    since: Moment | None = None
+    tail: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    follow: bool = False
+    timestamps: bool = False
+
+
+# -- the cluster -------------------------------------------------------------------------------------------------------
+
+
+class AgentView(View, frozen=True):
+    """One agent. match: the log index it has; lag: entries behind the leader."""
+
+    id: str
+    address: str
+    role: str
+    state: str
+    epoch: int
+    match: int
+    lag: int
+    version: str
+    http: str
+    slots: int
+    running: int
+    executors: list[str]
+
+
+class MirrorView(View, frozen=True):
+    """The database. behind: finished runs it lacks; error: why the last write failed."""
+
+    behind: int | None
+    error: str | None
+
+
+class ClusterAnswer(View, frozen=True):
+    """The cluster as this agent sees it."""
+
+    cluster: str
+    generation: int
+    leader: str | None
+    term: int
+    agents: list[AgentView]
+    mirror: MirrorView | None
+    meta: MetaView
+
+
+class StatusAnswer(View, frozen=True):
+    """Alive or ready; reason: why not."""
+
+    status: str
+    reason: str | None = None

@@ -1,0 +1,109 @@
+"""What Prometheus scrapes. Everything is read or counted outside `apply`; no label has unbounded values.
+
+Names follow Prometheus' conventions: base units, `_total` for counters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, exposition
+from prometheus_client import Counter as Count
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.replica import Replica
+    from agent.store.database import MirrorStatus
+    from agent.worker import Worker
+
+_FSYNC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """The metrics of one agent, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Count(
+            "prime_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._request_seconds = Histogram(
+            "prime_http_request_duration_seconds", "Time to answer.", ("route",), registry=self.registry
+        )
+        self.fsync_seconds = Histogram(
+            "prime_log_fsync_duration_seconds",
+            "Time to append a batch to the log and make it durable.",
+            buckets=_FSYNC_BUCKETS,
+            registry=self.registry,
+        )
+        self._ready = Gauge("prime_agent_up", "1 while the agent answers.", registry=self.registry)
+        self._ready.set(1)
+
+    def request(self, method: str, route: str, status: int, took_s: float) -> None:
+        """Count one answered request."""
+        method = method if method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"} else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(took_s)
+
+    def render(self, replica: Replica, worker: Worker, mirror: MirrorStatus | None) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        look = _Look(replica, worker, mirror)
+        own = CollectorRegistry(auto_describe=False)
+        own.register(look)
+        text = exposition.generate_latest(self.registry) + exposition.generate_latest(own)
+        return text, exposition.CONTENT_TYPE_LATEST
+
+
+class _Look(Collector):
+    """One look at the parts of the agent."""
+
+    def __init__(self, replica: Replica, worker: Worker, mirror: MirrorStatus | None) -> None:
+        self._replica = replica
+        self._worker = worker
+        self._mirror = mirror
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._table()
+        yield from self._work()
+        if self._mirror is not None and self._mirror.behind is not None:
+            yield _gauge("prime_mirror_lag_runs", "Finished runs that the database lacks.", self._mirror.behind)
+            yield _gauge("prime_mirror_up", "1 if the last write succeeded.", int(self._mirror.last_error is None))
+
+    def _table(self) -> Iterator[Metric]:
+        table = self._replica.table
+        yield _gauge("prime_applied_index", "Index of the last applied entry.", self._replica.applied_index)
+        yield _gauge("prime_table_bytes", "Encoded size of the run table.", table.bytes_used)
+        yield _gauge("prime_proposals_waiting", "Proposals that wait for the log.", self._replica.waiting)
+        yield _gauge("prime_instances_ready", "Instances that wait for a slot.", len(table.ready))
+        states = Counter(run.state.value for run in table.rows.runs.values())
+        unfinished = GaugeMetricFamily("prime_runs_unfinished", "Runs that have not ended.", labels=["state"])
+        for state in ("queued", "running"):
+            unfinished.add_metric([state], states[state])
+        yield unfinished
+        finished = CounterMetricFamily(
+            "prime_runs_finished", "Runs that have ended since the agent started.", labels=["state", "reason"]
+        )
+        for (state, reason), count in self._replica.finished_counts.items():
+            finished.add_metric([state, reason], count)
+        yield finished
+
+    def _work(self) -> Iterator[Metric]:
+        yield _gauge("prime_attempts_running", "Attempts on this agent.", len(self._worker.driven))
+        ended = CounterMetricFamily(
+            "prime_attempts_ended", "Attempts that have ended on this agent.", labels=["executor", "reason"]
+        )
+        for (executor, reason), count in self._worker.ended_counts.items():
+            ended.add_metric([executor, reason], count)
+        yield ended
+        started = CounterMetricFamily("prime_attempts_started", "Attempts that this agent has started.")
+        started.add_metric([], self._worker.starts)
+        yield started
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, value=value)
