@@ -5,6 +5,7 @@ Names follow Prometheus' conventions: base units, `_total` for counters.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
     from agent.replica import Replica
     from agent.store.database import MirrorStatus
+    from agent.store.logs import LogStore
     from agent.worker import Worker
 
 _FSYNC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LOG_BYTES_KEEP_S = 60.0
 
 
 class Metrics:
@@ -43,6 +46,8 @@ class Metrics:
         )
         self._ready = Gauge("prime_agent_up", "1 while the agent answers.", registry=self.registry)
         self._ready.set(1)
+        self._log_bytes = 0
+        self._log_bytes_until_s = 0.0
 
     def request(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count one answered request."""
@@ -50,9 +55,19 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(route).observe(took_s)
 
-    def render(self, replica: Replica, worker: Worker, mirror: MirrorStatus | None) -> tuple[bytes, str]:
-        """The exposition and its content type."""
-        look = _Look(replica, worker, mirror)
+    async def log_bytes(self, logs: LogStore) -> int:
+        """Bytes of all attempts' logs. To measure them is a walk over the disk: done at most once a minute."""
+        now_s = time.monotonic()
+        if now_s >= self._log_bytes_until_s:
+            self._log_bytes_until_s = now_s + LOG_BYTES_KEEP_S
+            self._log_bytes = await logs.usage_bytes()
+        return self._log_bytes
+
+    def render(
+        self, replica: Replica, worker: Worker, mirror: MirrorStatus | None, *, slots: int, log_bytes: int
+    ) -> tuple[bytes, str]:
+        """The exposition and its content type. slots: this agent's; log_bytes: of attempts' logs."""
+        look = _Look(replica, worker, mirror, slots, log_bytes)
         own = CollectorRegistry(auto_describe=False)
         own.register(look)
         text = exposition.generate_latest(self.registry) + exposition.generate_latest(own)
@@ -62,7 +77,11 @@ class Metrics:
 class _Look(Collector):
     """One look at the parts of the agent."""
 
-    def __init__(self, replica: Replica, worker: Worker, mirror: MirrorStatus | None) -> None:
+    def __init__(
+        self, replica: Replica, worker: Worker, mirror: MirrorStatus | None, slots: int, log_bytes: int
+    ) -> None:
+        self._slots = slots
+        self._log_bytes = log_bytes
         self._replica = replica
         self._worker = worker
         self._mirror = mirror
@@ -78,6 +97,7 @@ class _Look(Collector):
         table = self._replica.table
         yield _gauge("prime_applied_index", "Index of the last applied entry.", self._replica.applied_index)
         yield _gauge("prime_table_bytes", "Encoded size of the run table.", table.bytes_used)
+        yield _gauge("prime_table_limit_bytes", "What the run table may hold.", table.rows.limits.bytes_max)
         yield _gauge("prime_proposals_waiting", "Proposals that wait for the log.", self._replica.waiting)
         yield _gauge("prime_instances_ready", "Instances that wait for a slot.", len(table.ready))
         states = Counter(run.state.value for run in table.rows.runs.values())
@@ -93,6 +113,8 @@ class _Look(Collector):
         yield finished
 
     def _work(self) -> Iterator[Metric]:
+        yield _gauge("prime_slots", "Attempts that may run at a time on this agent.", self._slots)
+        yield _gauge("prime_attempt_log_bytes", "Bytes of attempts' logs on this agent's disk.", self._log_bytes)
         yield _gauge("prime_attempts_running", "Attempts on this agent.", len(self._worker.driven))
         ended = CounterMetricFamily(
             "prime_attempts_ended", "Attempts that have ended on this agent.", labels=["executor", "reason"]

@@ -200,6 +200,7 @@ class Worker:
             return None
         sealed = sealed_secrets(self.replica.table, run.project, run.namespace)
         compiled = await asyncio.to_thread(self._provisioner.compile, run, driven.instance, sealed)
+        bundle = await asyncio.to_thread(self._provisioner.bundle, run.bundle)
         instance = run.instance(driven.instance)
         assert instance is not None
         return Materials(
@@ -210,7 +211,7 @@ class Worker:
             plugin=instance.plan.plugin,
             type="task" if instance.plan.kind is InstanceKind.TASK else "hook",
             scheduled_at=datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC),
-            environment=compiled.environment,
+            environment={**compiled.environment, **self._told(driven, run, bundle)},
             secrets=compiled.secrets,
             files=compiled.files,
         )
@@ -405,8 +406,6 @@ class Worker:
         config = {**compiled.environment, **compiled.secrets}
         started = launch(bundle, driven.instance, config, driven.executor)
         directory = self._directory(driven.run_id, driven.instance, driven.number)
-        scheduled_at = datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC)
-        host = self._settings.callback_host(driven.executor)
         limit = bundle.job.metadata.resource.limit
         executor = self._executors.get(driven.executor)
         return AttemptSpec(
@@ -417,15 +416,7 @@ class Worker:
             entrypoint=started.entrypoint,
             image=started.image or None,
             pull=self._settings.pull,
-            environment={
-                **config,
-                **instance_environment(bundle, driven.instance, scheduled_at),
-                "JOB_DIR": str(directory) if driven.executor == "process" else "/data",
-                "OPTIMUS_HOST": f"http://{host}/{driven.capability}" if host else "",
-                "OPTIMUS_HOSTNAME": host,
-                "PRIME_RUN_ID": run.id,
-                "PRIME_ATTEMPT": str(driven.number),
-            },
+            environment={**config, **self._told(driven, run, bundle)},
             labels={**self._settings.labels, "io.prime.run": run.id, "io.prime.instance": driven.instance},
             resources=Resources(cores(limit.cpu), size_bytes(limit.memory)),
             not_after_s=self._settings.boottime_s() + (executor.start_window_s if executor is not None else 0),
@@ -433,6 +424,19 @@ class Worker:
             log_limit_bytes=self._settings.log_limit_bytes,
             network=self._settings.network,
         )
+
+    def _told(self, driven: Driven, run: Run, bundle: Bundle) -> dict[str, str]:
+        """The variables that say to an attempt which one it is, and where to call back."""
+        host = self._settings.callback_host(driven.executor)
+        directory = self._directory(driven.run_id, driven.instance, driven.number)
+        return {
+            **instance_environment(bundle, driven.instance, datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC)),
+            "JOB_DIR": str(directory) if driven.executor == "process" else "/data",
+            "OPTIMUS_HOST": f"http://{host}/{driven.capability}" if host else "",
+            "OPTIMUS_HOSTNAME": host,
+            "PRIME_RUN_ID": run.id,
+            "PRIME_ATTEMPT": str(driven.number),
+        }
 
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
         """Copy an engine's output into this agent's log, each line once, also over restarts of either."""
@@ -482,7 +486,7 @@ class Worker:
 
 
 def _same(mine: str, given: str) -> bool:
-    return bool(mine) and secrets.compare_digest(mine.encode(), given.encode())
+    return bool(mine) and secrets.compare_digest(mine.encode(), given.encode(errors="surrogateescape"))
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

@@ -107,16 +107,18 @@ class _ForkServer:
             self._process = None
 
     async def close(self) -> None:
-        """End the server. Attempts go on."""
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None and self._process.poll() is None:
-            fd = os.pidfd_open(self._process.pid)  # not reaped yet, so it is still there
+        """End the server, once it has forked for all orders that it was given. Attempts go on."""
+        process, control = self._process, self._control
+        self._process = self._control = None  # a start that comes meanwhile has a new one
+        if control is not None:
+            control.close()
+        if process is not None and process.poll() is None:
+            fd = os.pidfd_open(process.pid)  # not reaped yet, so it is still there
             try:
                 await _readable(fd)
             finally:
                 os.close(fd)
-        self._reap()
+                process.wait()
 
     def discard(self) -> None:
         """Kill a server that does not answer; the next start has a new one. An order that is with it dies with it."""
@@ -251,7 +253,8 @@ class ProcessExecutor:
             found = self._find(spec.name, spec.directory)
             if not answer and found is None:
                 # Whoever had the order died with it, most likely the fork server, and left no record: nothing has
-                # begun, and nobody is left who could begin it.
+                # begun, and nobody is left who could begin it. A dying server still takes orders, so not to that one.
+                await self._server.close()
                 answer = await self._ask(spec.name, order)
                 found = self._find(spec.name, spec.directory)
         if found is not None:

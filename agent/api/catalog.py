@@ -7,7 +7,7 @@ from aiohttp import web
 
 from agent.api import schema as s
 from agent.api import views
-from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, query
+from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, query, read
 from agent.runtable.model import Namespace
 from agent.service import JobFile
 from agent.spec.job import dump_job
@@ -20,11 +20,13 @@ def job_file(sent: s.JobSpecFile) -> JobFile:
 
 
 async def _list_projects(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     rows = face(request).service.catalog.projects()
     return answer(s.ProjectsView(projects=[views.project(name, row) for name, row in sorted(rows.items())]))
 
 
 async def _show_project(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     name = request.match_info["project"]
     return answer(views.project(name, face(request).service.catalog.project(name)))
 
@@ -34,17 +36,21 @@ async def _put_project(request: web.Request) -> web.Response:
     namespaces = None
     if sent.namespaces is not None:
         namespaces = {name: Namespace(one.config, one.variables) for name, one in sent.namespaces.items()}
+    presets = None
+    if sent.presets is not None:
+        presets = {name: msgspec.to_builtins(one) for name, one in sent.presets.items()}
     done = await face(request).service.catalog.put_project(
         request.match_info["project"],
         config=sent.config,
         variables=sent.variables,
-        presets=sent.presets,
+        presets=presets,
         namespaces=namespaces,
     )
     return answer(views.applied(done))
 
 
 async def _list_plugins(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     catalog = face(request).service.catalog
     name = request.match_info["project"]
     catalog.project(name)
@@ -72,12 +78,17 @@ async def _put_plugins(request: web.Request) -> web.Response:
 
 async def _list_jobs(request: web.Request) -> web.Response:
     project = request.match_info["project"]
-    namespace = request.match_info.get("namespace") or query(request, s.JobsQuery).namespace
+    if "namespace" in request.match_info:
+        await read(request, s.ReadQuery)
+        namespace: str | None = request.match_info["namespace"]
+    else:
+        namespace = (await read(request, s.JobsQuery)).namespace
     rows = face(request).service.catalog.jobs(project, namespace)
     return answer(s.JobsView(jobs=[views.job(project, name, row) for name, row in rows.items()]))
 
 
 async def _show_job(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     catalog = face(request).service.catalog
     project, name = request.match_info["project"], request.match_info["job"]
     row = catalog.job(project, name)
@@ -108,6 +119,7 @@ async def _delete_job(request: web.Request) -> web.Response:
 
 
 async def _list_secrets(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     found = face(request).service.catalog.secrets(request.match_info["project"])
     return answer(
         s.SecretsView(
@@ -141,6 +153,7 @@ ROUTES = (
         name="listProjects",
         summary="All projects",
         handler=_list_projects,
+        query=s.ReadQuery,
         answer=s.ProjectsView,
     ),
     Route(
@@ -149,6 +162,7 @@ ROUTES = (
         name="showProject",
         summary="A project",
         handler=_show_project,
+        query=s.ReadQuery,
         answer=s.ProjectView,
         refusals=(404,),
     ),
@@ -168,6 +182,7 @@ ROUTES = (
         name="listPlugins",
         summary="Plugins that jobs of the project can name",
         handler=_list_plugins,
+        query=s.ReadQuery,
         answer=s.PluginsView,
         refusals=(404,),
     ),
@@ -197,6 +212,7 @@ ROUTES = (
         name="showJob",
         summary="The whole of an applied job",
         handler=_show_job,
+        query=s.ReadQuery,
         answer=s.JobDetailView,
         refusals=(404,),
     ),
@@ -206,6 +222,7 @@ ROUTES = (
         name="listJobs",
         summary="Jobs of a namespace",
         handler=_list_jobs,
+        query=s.ReadQuery,
         answer=s.JobsView,
         refusals=(404,),
     ),
@@ -235,6 +252,7 @@ ROUTES = (
         name="listSecrets",
         summary="Names of secrets",
         handler=_list_secrets,
+        query=s.ReadQuery,
         answer=s.SecretsView,
         refusals=(404,),
     ),

@@ -6,12 +6,13 @@ from aiohttp import web
 
 from agent.api import schema as s
 from agent.api import views
-from agent.api.routing import Route, answer, face
+from agent.api.routing import Route, answer, face, read
 
 TERM = 1  # of a cluster of one
 
 
 async def _cluster(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     asked = face(request)
     replica = asked.service.context.replica
     rows = replica.table.rows
@@ -60,7 +61,11 @@ async def _ready(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     asked = face(request)
-    text, content_type = asked.metrics.render(asked.service.context.replica, asked.worker, asked.mirror())
+    replica = asked.service.context.replica
+    log_bytes = await asked.metrics.log_bytes(asked.logs)
+    own = replica.table.rows.agents.get(asked.agent_id)
+    slots = own.slots if own is not None else 0
+    text, content_type = asked.metrics.render(replica, asked.worker, asked.mirror(), slots=slots, log_bytes=log_bytes)
     return web.Response(body=text, headers={"Content-Type": content_type})
 
 
@@ -71,6 +76,7 @@ ROUTES = (
         name="cluster",
         summary="The cluster as this agent sees it",
         handler=_cluster,
+        query=s.ReadQuery,
         answer=s.ClusterAnswer,
     ),
     Route(

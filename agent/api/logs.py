@@ -4,179 +4,189 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
 
 from aiohttp import web
 
 from agent.api import schema as s
-from agent.api import sse
+from agent.api import sse, tailing
 from agent.api.face import Face
-from agent.api.routing import Route, face, query
-from agent.errors import Refusal
-from agent.runtable.model import Run
-from agent.store.logs import End
+from agent.api.routing import Route, face, read
+from agent.api.tailing import Mark, Marked
+from agent.runtable.model import Attempt, Run
 from executors.base import LogLine, Stream
 from executors.segments import Gap
 
-CHUNK_BYTES: Final = 64 * 1024
-Record = LogLine | Gap | End
+Take = Callable[[list[Marked]], Awaitable[None]]
 
 
 async def _logs(request: web.Request) -> web.StreamResponse:
-    wanted = query(request, s.LogsQuery)
+    wanted = await read(request, s.LogsQuery)
     asked = face(request)
     run = await asked.service.queries.run(request.match_info["run"])
     name = request.match_info["instance"]
-    instance, _attempt = asked.service.queries.find_attempt(run, name, None)
-    if wanted.stream not in (None, *Stream):
-        raise Refusal("invalid", f"query: stream is stdout or stderr, not {wanted.stream!r}", 400)
-    if wanted.follow and wanted.tail is not None:
-        raise Refusal("invalid", "query: tail and follow do not go together; use since", 400)
-    if wanted.attempt is not None and not wanted.follow:
-        asked.service.queries.find_attempt(run, name, wanted.attempt)
-    as_events = wanted.follow or sse.CONTENT_TYPE in request.headers.get("Accept", "")
-    skip = _resume(request) if as_events else 0
-    if wanted.follow:
-        async with sse.stream(request) as out:
-            number = wanted.attempt or await _first_attempt(asked, run, instance.plan.name, out)
-            if number is None:
-                await out.send("end", {})
-                return out.response
-            await _send_events(out, _records(asked, run, name, number, wanted), skip)
-            return out.response
-    number = wanted.attempt or len(instance.attempts)
-    records = _records(asked, run, name, number, wanted) if number else _nothing()
-    if as_events:
-        async with sse.stream(request) as out:
-            await _send_events(out, records, skip)
-            return out.response
-    return await _send_text(request, records, timestamps=wanted.timestamps)
+    may_come = wanted.follow and not run.final
+    instance, _last = asked.service.queries.find_attempt(run, name, None if may_come else wanted.attempt)
+    after = Mark.parse(request.headers.get("Last-Event-ID", ""))
+    number = wanted.attempt or (after.attempt if after is not None else 0)
+    if after is not None and after.attempt != number:
+        after = None
+    if not number and not may_come:
+        number = len(instance.attempts)
+    accepted = request.headers.get("Accept", "")
+    if sse.CONTENT_TYPE in accepted or (wanted.follow and "text/plain" not in accepted):
+        return await sse.stream(request, partial(_send_events, asked, run, name, number, wanted, after))
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    return await sse.lasting(request, headers, partial(_send_text, request, run, name, number, wanted))
 
 
-async def _nothing() -> AsyncIterator[Record]:
-    yield End()
+async def _send_events(
+    asked: Face, run: Run, name: str, number: int, wanted: s.LogsQuery, after: Mark | None, out: sse.EventStream
+) -> None:
+    """`line` and `gap` events, each with an id to go on from, and an `end` that says what became of the attempt."""
+
+    async def take(batch: list[Marked]) -> None:
+        await out.write(b"".join(_event(record, str(mark)) for mark, record in batch))
+
+    found = await _attempt(asked, run, name, number, out.heartbeat) if wanted.follow else number
+    if found:
+        await _pump(_batches(asked, run, name, found, wanted, after), take, out.heartbeat)
+    await out.send("end", await _end(asked, run, name, found))
 
 
-async def _first_attempt(asked: Face, run: Run, name: str, out: sse.EventStream) -> int | None:
-    """Wait until the instance has an attempt. None = it has ended without one."""
+async def _send_text(
+    request: web.Request, run: Run, name: str, number: int, wanted: s.LogsQuery, response: web.StreamResponse
+) -> None:
+    """The exact bytes of the output; a gap shows as a line of its own."""
+
+    async def take(batch: list[Marked]) -> None:
+        data = b"".join(_text(record, timestamps=wanted.timestamps) for _mark, record in batch)
+        await sse.write(request, response, data)
+
+    async def idle() -> None:
+        if sse.has_left(request):
+            raise ConnectionResetError("the client has left")
+
+    asked = face(request)
+    found = await _attempt(asked, run, name, number, idle) if wanted.follow else number
+    if found:
+        await _pump(_batches(asked, run, name, found, wanted, None), take, idle)
+
+
+async def _attempt(asked: Face, run: Run, name: str, number: int, idle: Callable[[], Awaitable[None]]) -> int:
+    """Wait until the instance has that attempt (0 = any). Returns its number, 0 where there will be none."""
     replica = asked.service.context.replica
     while True:
         changed = replica.changed()
         run = await asked.service.queries.run(run.id)
         instance = run.instance(name)
         assert instance is not None
-        if instance.attempts:
-            return len(instance.attempts)
+        if len(instance.attempts) >= max(1, number):
+            return number or len(instance.attempts)
         if instance.final or run.final:
-            return None
-        await out.wait(changed)
+            return 0
+        done, _pending = await asyncio.wait([changed], timeout=sse.HEARTBEAT_S)
+        if not done:
+            await idle()
 
 
-async def _records(asked: Face, run: Run, name: str, number: int, wanted: s.LogsQuery) -> AsyncIterator[Record]:
-    since_ns = 0 if wanted.since is None else int(wanted.since.timestamp() * 1e9)
-    stream = None if wanted.stream is None else Stream(wanted.stream)
-    if wanted.tail is not None:
-        lines = await asyncio.to_thread(
-            lambda: list(asked.logs.read(run.id, name, number, since_ns=since_ns, stream=stream, tail=wanted.tail))
-        )
-        for line in lines:
-            yield line
-        yield End()
-        return
-
+def _batches(
+    asked: Face, run: Run, name: str, number: int, wanted: s.LogsQuery, after: Mark | None
+) -> AsyncGenerator[list[Marked], None]:
     def ended() -> bool:
-        if not wanted.follow:
-            return True
-        return _ended(asked, run.id, name, number)
+        return not wanted.follow or _ended(asked, run.id, name, number)
 
-    async with aclosing(asked.logs.follow(run.id, name, number, ended=ended, since_ns=since_ns, stream=stream)) as all_:
-        async for record in all_:
-            yield record
+    return tailing.batches(
+        asked.logs.directory(run.id, name, number),
+        number,
+        ended=ended,
+        since_ns=0 if wanted.since is None else _nanoseconds(wanted.since),
+        stream=None if wanted.stream is None else Stream(wanted.stream),
+        tail=wanted.tail,
+        after=after,
+    )
+
+
+async def _pump(batches: AsyncGenerator[list[Marked], None], take: Take, idle: Callable[[], Awaitable[None]]) -> None:
+    """Hand on each batch as it comes; call `idle` from time to time while none does."""
+    async with aclosing(batches):
+        coming = asyncio.ensure_future(anext(batches, None))
+        try:
+            while True:
+                done, _pending = await asyncio.wait([coming], timeout=sse.HEARTBEAT_S)
+                if not done:
+                    await idle()
+                    continue
+                batch = coming.result()
+                if batch is None:
+                    return
+                await take(batch)
+                coming = asyncio.ensure_future(anext(batches, None))
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 def _ended(asked: Face, run_id: str, name: str, number: int) -> bool:
     """Whether nothing more will be written: the worker has let go of the attempt, and the table knows it."""
     if asked.worker.writes(run_id, name, number):
         return False
-    run = asked.service.context.replica.table.rows.runs.get(run_id)
+    run = asked.service.context.replica.run(run_id)
     instance = run.instance(name) if run is not None else None
     if instance is None or len(instance.attempts) < number:
         return True
     return not instance.attempts[number - 1].open
 
 
-def _resume(request: web.Request) -> int:
-    """How many records the client has, by its Last-Event-ID."""
-    text = request.headers.get("Last-Event-ID", "0")
-    return int(text) if text.isdecimal() and len(text) < 16 else 0
+async def _end(asked: Face, run: Run, name: str, number: int) -> s.LogEndEvent:
+    run = await asked.service.queries.run(run.id)
+    instance = run.instance(name)
+    assert instance is not None
+    attempt: Attempt | None = instance.attempts[number - 1] if 1 <= number <= len(instance.attempts) else None
+    if attempt is None:
+        return s.LogEndEvent(attempt=None, state=instance.state, exit_code=None, reason=instance.reason)
+    return s.LogEndEvent(
+        attempt=attempt.number, state=attempt.state, exit_code=attempt.exit_code, reason=attempt.reason
+    )
 
 
-async def _send_events(out: sse.EventStream, records: AsyncIterator[Record], skip: int) -> None:
-    count = 0
-    pending = asyncio.ensure_future(anext(records))
-    try:
-        while True:
-            done, _waiting = await asyncio.wait([pending], timeout=sse.HEARTBEAT_S)
-            if not done:
-                await out.heartbeat()
-                continue
-            record = pending.result()
-            if isinstance(record, End):
-                await out.send("end", {})
-                return
-            count += 1
-            if count > skip:
-                await _send_event(out, record, str(count))
-            pending = asyncio.ensure_future(anext(records))
-    finally:
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
-        if hasattr(records, "aclose"):
-            await records.aclose()
-
-
-async def _send_event(out: sse.EventStream, record: LogLine | Gap, event_id: str) -> None:
+def _event(record: LogLine | Gap, event_id: str) -> bytes:
     if isinstance(record, Gap):
-        await out.send("gap", {"missing_segments": record.missing_segments}, event_id)
-        return
-    line: dict[str, object] = {
-        "time": timestamp(record.time_ns),
-        "stream": record.stream,
-        "text": record.data.decode(errors="replace"),
-        "partial": record.partial,
-    }
+        gap = s.LogGapEvent(missing_segments=record.missing_segments, damaged_bytes=record.damaged_bytes)
+        return sse.encoded("gap", gap, event_id)
+    text, is_text = _decoded(record.data)
+    line = s.LogLineEvent(
+        time=timestamp(record.time_ns),
+        stream=record.stream,
+        text=text,
+        partial=record.partial,
+        base64=None if is_text else base64.b64encode(record.data).decode(),
+    )
+    return sse.encoded("line", line, event_id)
+
+
+def _decoded(data: bytes) -> tuple[str, bool]:
     try:
-        record.data.decode()
+        return data.decode(), True
     except UnicodeDecodeError:
-        line["base64"] = base64.b64encode(record.data).decode()
-    await out.send("line", line, event_id)
+        return data.decode(errors="replace"), False
 
 
-async def _send_text(request: web.Request, records: AsyncIterator[Record], *, timestamps: bool) -> web.StreamResponse:
-    """The exact bytes of the output; a gap shows as a line of its own."""
-    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-    await response.prepare(request)
-    chunk = bytearray()
-    async for record in records:
-        chunk += _text(record, timestamps=timestamps)
-        if len(chunk) >= CHUNK_BYTES:
-            await response.write(bytes(chunk))
-            chunk.clear()
-    await response.write(bytes(chunk))
-    await response.write_eof()
-    return response
-
-
-def _text(record: Record, *, timestamps: bool) -> bytes:
-    if isinstance(record, End):
-        return b""
+def _text(record: LogLine | Gap, *, timestamps: bool) -> bytes:
     if isinstance(record, Gap):
-        return f"--- output is missing here: {record.missing_segments} segments ---\n".encode()
+        what = f"{record.missing_segments} segments" if record.missing_segments else f"{record.damaged_bytes} bytes"
+        return f"--- output is missing here: {what} ---\n".encode()
     head = f"{timestamp(record.time_ns)} {record.stream} ".encode() if timestamps else b""
     return head + record.data + (b"" if record.partial and not timestamps else b"\n")
+
+
+def _nanoseconds(at: datetime) -> int:
+    """Exactly: a float of seconds would be off by some hundred nanoseconds."""
+    since_epoch = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since_epoch.days * 86_400 + since_epoch.seconds) * 10**6 + since_epoch.microseconds) * 1000
 
 
 def timestamp(time_ns: int) -> str:

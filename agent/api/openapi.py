@@ -12,7 +12,7 @@ from agent.api import schema as s
 from agent.api.routing import Route
 
 REF: Final = "#/components/schemas/{name}"
-EVERY_ROUTE: Final = (400, 403, 413, 429, 500, 503)  # what any of them may answer
+EVERY_ROUTE: Final = (400, 403, 404, 429, 500, 503)  # what any of them may answer
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -21,7 +21,7 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     routes = tuple(routes)
     kinds: list[type] = [s.ProblemDetails]
     for route in routes:
-        kinds += [kind for kind in (route.answer, route.body) if kind is not None]
+        kinds += [kind for kind in (route.answer, route.body) if kind not in (None, dict)]
     _schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -83,7 +83,9 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _success(route: Route) -> dict[str, Any]:
-    if route.answer is not None:
+    if route.answer is dict:
+        content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    elif route.answer is not None:
         content = {"application/json": {"schema": {"$ref": REF.format(name=route.answer.__name__)}}}
     else:
         content = {route.media: {"schema": {"type": "string"}}}
@@ -93,7 +95,13 @@ def _success(route: Route) -> dict[str, Any]:
 
 
 def _problems(route: Route) -> dict[str, Any]:
-    statuses = {*EVERY_ROUTE, *route.refusals, *((415,) if route.body is not None else ())}
+    statuses = {*EVERY_ROUTE, *route.refusals}
+    if route.body is not None:
+        statuses |= {408, 413, 415}
+    if route.method != "GET":
+        statuses |= {507}
+    if issubclass(route.query, s.ReadQuery):
+        statuses |= {504}
     problem = {
         "description": "a problem (RFC 9457)",
         "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="ProblemDetails")}}},

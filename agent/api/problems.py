@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http
 import logging
 import uuid
@@ -58,7 +59,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return response(Refusal("agent_stopped", str(error), 503, retry_after_s=5))
     except StoreError as error:
         log.exception("the store failed", extra={"path": request.path})
-        return response(Refusal("store_failed", str(error), 503, retry_after_s=30))
+        return response(_of_store(error))
     except web.HTTPException as error:
         return _of_aiohttp(request, error)
     except ConnectionResetError:
@@ -69,13 +70,20 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return response(Refusal("internal", f"the agent failed; its log has the cause under {request_id}", 500))
 
 
+def _of_store(error: StoreError) -> Refusal:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refusal("disk_full", str(error), 507, retry_after_s=30)
+    return Refusal("store_failed", str(error), 503, retry_after_s=30)
+
+
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     if error.status < 400:
         raise error
     code = _HTTP_CODES.get(error.status, "http_error")
     details = {
-        "not_found": f"there is nothing at {request.path}; GET /openapi.json lists what there is",
-        "method_not_allowed": f"{request.method} is not possible at {request.path}",
+        "not_found": "there is nothing at this path; GET /openapi.json lists what there is",
+        "method_not_allowed": f"{request.method} is not possible here",
         "too_large": "the request's body is too large",
     }
     allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

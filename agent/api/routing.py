@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import cache
+from typing import Any, Final, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.face import Face
-from agent.api.schema import NoQuery, Request
+from agent.api.schema import NoQuery, ReadQuery, Request
 from agent.errors import Refusal
+from agent.spec.errors import Problem
 
 FACE: Final = web.AppKey("face", Face)
 BODY_BYTES_MAX: Final = 1024 * 1024
 JOBS_BODY_BYTES_MAX: Final = 96 * 1024 * 1024  # 64 MiB of assets in base64
+BODY_WAIT_S: Final = 300.0
+MIN_INDEX_WAIT_S: Final = 5.0
+ReadT = TypeVar("ReadT", bound=ReadQuery)
 QueryT = TypeVar("QueryT", bound=Request)
-BodyT = TypeVar("BodyT", bound=Request)
+BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -54,37 +64,111 @@ def face(request: web.Request) -> Face:
 def query(request: web.Request, kind: type[QueryT]) -> QueryT:
     """The query parameters. Raises Refusal("invalid") naming the one that is wrong."""
     given: dict[str, Any] = {}
+    expected = _expected(kind)
     for key, value in request.query.items():
         if key in given:
             raise Refusal("invalid", f"query: {key!r} is given twice", 400)
-        given[key] = value
+        given[key] = _scalar(value, expected.get(key, frozenset()))
     try:
-        return msgspec.convert(given, kind, strict=False)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise Refusal("invalid", f"query: {error}", 400) from error
 
 
-async def body(request: web.Request, kind: type[BodyT], bytes_max: int = BODY_BYTES_MAX) -> BodyT:
-    """The JSON body. An empty one stands for `{}`. Raises Refusal: "bad_json", "invalid", "too_large", "media_type"."""
-    data = await raw_body(request, bytes_max)
+@cache
+def _expected(kind: type[Request]) -> dict[str, frozenset[type]]:
+    """The plain types that each field takes."""
+    return {one.name: frozenset(_plain_types(one.type)) for one in msgspec.structs.fields(kind)}
+
+
+def _plain_types(kind: Any) -> Iterator[type]:
+    if isinstance(kind, type):
+        yield kind
+    for one in get_args(kind):
+        yield from _plain_types(one)
+
+
+def _scalar(text: str, kinds: frozenset[type]) -> Any:
+    """A parameter's text as the value that is meant; what fits none stays a text, and is refused by its type.
+
+    Stricter than a lax conversion, for which a job called "null" would be no job.
+    """
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text, text)
+    if int in kinds and _INTEGER.fullmatch(text):
+        return int(text)
+    if float in kinds and _NUMBER.fullmatch(text):
+        return float(text)
+    return text
+
+
+async def read(request: web.Request, kind: type[ReadT]) -> ReadT:
+    """The parameters of a read, once this agent has applied its `min_index` (P6).
+
+    `consistent` asks for nothing more here: what a cluster of one has applied is all that was ever answered.
+    """
+    wanted = query(request, kind)
+    replica = face(request).service.context.replica
+    if not await replica.wait_applied(wanted.min_index, MIN_INDEX_WAIT_S):
+        message = f"this agent has applied {replica.applied_index} so far, not {wanted.min_index}"
+        raise Refusal("not_applied_yet", message, 504, retry_after_s=1)
+    return wanted
+
+
+async def body(
+    request: web.Request, kind: type[BodyT], bytes_max: int = BODY_BYTES_MAX, *, optional: bool = False
+) -> BodyT:
+    """The JSON body; optional: an absent one stands for `{}`.
+
+    Raises Refusal: "bad_json", "invalid", "too_large", "media_type", "body_timeout".
+    """
+    given = request.headers.get("Content-Type")
+    if request.can_read_body and given is not None and request.content_type != "application/json":
+        raise Refusal("media_type", f"application/json is expected, not {request.content_type}", 415)
+    return decode(await receive(request, bytes_max) or (b"{}" if optional else b""), kind)
+
+
+def decode(data: bytes, kind: type[BodyT]) -> BodyT:
+    """The value in a JSON text. Raises Refusal("bad_json", "invalid") that says where it is wrong."""
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise Refusal("invalid", f"body: {error}", 400) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal("bad_json", f"the body is no JSON: {error}", 400) from error
+        line, column = _place(data, str(error))
+        message = f"the body is no JSON: {error}" if data else "a JSON body is expected"
+        problem = Problem("body", line, column, "", message)
+        raise Refusal("bad_json", f"{message}; line {line}, column {column}", 400, problems=[problem]) from error
 
 
-async def raw_body(request: web.Request, bytes_max: int) -> bytes:
-    """The body's bytes, if they are JSON by their type and no more than bytes_max."""
+def _place(data: bytes, message: str) -> tuple[int, int]:
+    """Line and column of the byte that a decoder complains of; of the end where it names none."""
+    found = re.search(r"(?:byte|position) (\d+)", message)
+    before = data[: int(found[1])] if found else data
+    return before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+
+
+async def receive(request: web.Request, bytes_max: int) -> bytes:
+    """The body's bytes. Never more than bytes_max are held (P12)."""
+    too_large = Refusal("too_large", f"the body is too large: at most {_size(bytes_max)} are taken here", 413)
     if request.content_length is not None and request.content_length > bytes_max:
-        raise Refusal("too_large", f"a body of at most {bytes_max // 2**20} MiB is taken here", 413)
-    if request.can_read_body and request.content_type not in ("application/json", "application/octet-stream"):
-        raise Refusal("media_type", f"application/json is expected, not {request.content_type}", 415)
-    data = await request.read()
-    if len(data) > bytes_max:
-        raise Refusal("too_large", f"a body of at most {bytes_max // 2**20} MiB is taken here", 413)
-    return data
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            async for piece in request.content.iter_any():
+                data += piece
+                if len(data) > bytes_max:
+                    raise too_large
+    except TimeoutError as error:
+        raise Refusal("body_timeout", f"the body did not come within {BODY_WAIT_S:.0f} seconds", 408) from error
+    except (HttpProcessingError, web.RequestPayloadError) as error:
+        raise Refusal("bad_body", f"the body cannot be read: {error}", 400) from error
+    return bytes(data)
+
+
+def _size(count: int) -> str:
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -96,12 +180,18 @@ def answer(value: object, status: int = 200, headers: dict[str, str] | None = No
 
 def refuse_foreign(request: web.Request) -> None:
     """P8: without tokens only this machine is answered, and no web page may speak for it (DNS rebinding, CSRF)."""
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if not _is_loopback_name(host):
-        raise Refusal("foreign_host", f"this agent answers to loopback names only, not to {host!r}", 403)
+    if not _is_loopback_name(_hostname(f"//{request.host}")):
+        raise Refusal("foreign_host", f"this agent answers to loopback names only, not to {request.host!r}", 403)
     origin = request.headers.get("Origin")
-    if origin is not None and not _is_loopback_name(urlsplit(origin).hostname or ""):
+    if origin is not None and not _is_loopback_name(_hostname(origin)):
         raise Refusal("foreign_origin", "this agent takes no requests from web pages", 403)
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # no address at all
+        return ""
 
 
 def _is_loopback_name(host: str) -> bool:

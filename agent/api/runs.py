@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,19 +15,19 @@ from aiohttp import web
 from agent.api import schema as s
 from agent.api import sse, views
 from agent.api.catalog import job_file
-from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, query
+from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, read
 from agent.errors import Refusal
 from agent.runtable.model import Run
 from agent.service import Caller, RunRequest
-from agent.store.history import RunFilter
+from agent.store.errors import HistoryError
+from agent.store.history import RunFilter, decode_cursor
 
-MIN_INDEX_WAIT_S: Final = 10.0
-_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def caller(request: web.Request) -> Caller:
     """Who asks: without tokens all are one principal; the name is what the client says of itself."""
-    name = _PRINTABLE.sub("", request.headers.get("Prime-User", "")).strip()[:100]
+    name = _UNPRINTABLE.sub("", request.headers.get("Prime-User", "")).strip()[:100]
     return Caller("local", name or "anonymous")
 
 
@@ -38,13 +38,20 @@ def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRe
     return RunRequest(
         scheduled_at=sent.scheduled_at,
         config=sent.config,
-        key=request.headers.get("Idempotency-Key", ""),
+        key=_key(request),
         body_hash=hashlib.sha256(canonical).hexdigest(),
     )
 
 
+def _key(request: web.Request) -> str:
+    key: str = request.headers.get("Idempotency-Key", "")
+    if _UNPRINTABLE.search(key):
+        raise Refusal("invalid", "an Idempotency-Key has printable ASCII characters only", 400)
+    return key
+
+
 async def _submit(request: web.Request) -> web.Response:
-    sent = await body(request, s.RunBody)
+    sent = await body(request, s.RunBody, optional=True)
     info = request.match_info
     wanted = _run_request(request, sent)
     done = await face(request).service.runs.submit(info["project"], info["job"], wanted, caller(request))
@@ -61,25 +68,19 @@ async def _submit_file(request: web.Request) -> web.Response:
     return answer(views.accepted(done), 202)
 
 
-async def _fresh(request: web.Request, wanted: s.ReadQuery) -> None:
-    """P6: wait for `min_index`. A cluster of one is linearizable by itself: its table is the only one."""
-    replica = face(request).service.context.replica
-    if wanted.min_index and not await replica.wait_applied(wanted.min_index, MIN_INDEX_WAIT_S):
-        message = f"this agent has applied {replica.applied_index} so far, not {wanted.min_index}"
-        raise Refusal("not_applied_yet", message, 504, retry_after_s=1)
-
-
 async def _find(request: web.Request) -> Run:
     return await face(request).service.queries.run(request.match_info["run"])
 
 
 async def _show(request: web.Request) -> web.Response:
-    await _fresh(request, query(request, s.ReadQuery))
+    await read(request, s.ReadQuery)
     return answer(s.RunAnswer(run=views.run(await _find(request)), meta=views.meta(face(request))))
 
 
 async def _list(request: web.Request) -> web.Response:
-    wanted = query(request, s.RunsQuery)
+    wanted = await read(request, s.RunsQuery)
+    if wanted.cursor is not None:
+        _check_cursor(wanted.cursor)
     page = await face(request).service.queries.page(
         RunFilter(
             project=wanted.project,
@@ -97,56 +98,69 @@ async def _list(request: web.Request) -> web.Response:
     return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=views.meta(face(request))))
 
 
+def _check_cursor(cursor: str) -> None:
+    try:
+        decode_cursor(cursor)
+    except HistoryError as error:
+        raise Refusal("invalid", f"query: {error}", 422) from error
+
+
 def _ms(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp() * 1000)
 
 
 async def _wait(request: web.Request) -> web.Response:
     """Long poll: until the run has ended, or the time is over."""
-    until_s = time.monotonic() + query(request, s.WaitQuery).timeout
+    until_s = time.monotonic() + (await read(request, s.WaitQuery)).timeout
     replica = face(request).service.context.replica
-    while True:
-        changed = replica.changed()
-        run = await _find(request)
-        left_s = until_s - time.monotonic()
-        if run.final or left_s <= 0:
-            return answer(s.RunAnswer(run=views.run(run), meta=views.meta(face(request))))
-        await asyncio.wait([changed], timeout=left_s)
+    async with request.app[sse.WAITING].place():
+        while True:
+            changed = replica.changed()
+            run = await _find(request)
+            left_s = until_s - time.monotonic()
+            if run.final or left_s <= 0 or sse.has_left(request):
+                return answer(s.RunAnswer(run=views.run(run), meta=views.meta(face(request))))
+            await asyncio.wait([changed], timeout=min(left_s, sse.HEARTBEAT_S))
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
     """The run whenever it has changed, until it has ended."""
-    run = await _find(request)
-    replica = face(request).service.context.replica
-    async with sse.stream(request) as out:
+    await read(request, s.ReadQuery)
+    run_id = (await _find(request)).id
+    replica, queries = face(request).service.context.replica, face(request).service.queries
+
+    async def produce(out: sse.EventStream) -> None:
         sent: s.RunView | None = None
         while True:
             changed = replica.changed()
-            run = await face(request).service.queries.run(run.id)
+            run = await queries.run(run_id)
             view = views.run(run)
             if view != sent:
                 await out.send("run", view)
                 sent = view
             if run.final:
                 await out.send("end", {"state": run.state})
-                return out.response
+                return
             await out.wait(changed)
+
+    return await sse.stream(request, produce)
 
 
 async def _cancel(request: web.Request) -> web.Response:
+    await body(request, s.EmptyBody, optional=True)
     run = await _find(request)
     return answer(views.accepted(await face(request).service.runs.cancel(run.id, caller(request))))
 
 
 async def _retry(request: web.Request) -> web.Response:
-    sent = await body(request, s.RetryBody)
+    sent = await body(request, s.RetryBody, optional=True)
     run = await _find(request)
     done = await face(request).service.runs.retry(run.id, caller(request), only_failed=sent.only_failed)
     return answer(views.accepted(done))
 
 
 async def _clear(request: web.Request) -> web.Response:
-    sent = await body(request, s.ClearBody)
+    sent = await body(request, s.ClearBody, optional=True)
     run = await _find(request)
     done = await face(request).service.runs.clear(
         run.id, caller(request), instances=sent.instances, downstream=sent.downstream
@@ -163,7 +177,7 @@ async def _mark(request: web.Request) -> web.Response:
 
 
 async def _assets(request: web.Request) -> web.Response:
-    wanted = query(request, s.AssetsQuery)
+    wanted = await read(request, s.AssetsQuery)
     queries = face(request).service.queries
     found = await queries.assets(request.match_info["run"], wanted.instance, wanted.attempt)
     return answer(s.AssetsAnswer(assets=[_assets_view(one) for one in found]))
@@ -174,12 +188,13 @@ def _assets_view(found: dict[str, Any]) -> s.AssetsView:
 
 
 async def _explain(request: web.Request) -> web.Response:
+    await read(request, s.ReadQuery)
     run, explanations = await face(request).service.queries.explain(request.match_info["run"])
     return answer(s.ExplainAnswer(run=views.run(run), explanations=[views.explanation(one) for one in explanations]))
 
 
 async def _diff(request: web.Request) -> web.Response:
-    against = query(request, s.DiffQuery).against
+    against = (await read(request, s.DiffQuery)).against
     found = await face(request).service.queries.diff(request.match_info["run"], against)
     return answer(msgspec.convert(found, s.DiffAnswer))
 
@@ -246,6 +261,7 @@ ROUTES = (
         name="followRun",
         summary="Server-sent events: `run` whenever it has changed, `end`",
         handler=_events,
+        query=s.ReadQuery,
         media="text/event-stream",
         refusals=(404, 409),
     ),
@@ -255,6 +271,8 @@ ROUTES = (
         name="cancelRun",
         summary="End a run early",
         handler=_cancel,
+        body=s.EmptyBody,
+        body_optional=True,
         answer=s.AcceptedAnswer,
         refusals=(404, 409),
     ),
@@ -306,6 +324,7 @@ ROUTES = (
         name="explainRun",
         summary="Why a run is where it is",
         handler=_explain,
+        query=s.ReadQuery,
         answer=s.ExplainAnswer,
         refusals=(404, 409),
     ),

@@ -6,7 +6,7 @@ Times are RFC 3339 with a zone. Unknown keys are refused, so a misspelt one is n
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -87,12 +87,22 @@ class NamespaceBody(Request, frozen=True):
     variables: Config = {}
 
 
+class PresetBody(Request, frozen=True, omit_defaults=True):
+    """A window that jobs name."""
+
+    size: str = ""
+    shift_by: str = ""
+    truncate_to: str = ""
+    location: str = ""
+    offset: str = ""
+
+
 class ProjectBody(Request, frozen=True):
     """A project; what is left out stays as it is."""
 
     config: Config | None = None
     variables: Config | None = None
-    presets: dict[str, Config] | None = None
+    presets: dict[str, PresetBody] | None = None
     namespaces: dict[str, NamespaceBody] | None = None
 
 
@@ -231,7 +241,7 @@ class MarkBody(Request, frozen=True):
     """A result by hand: `success` or `failed`."""
 
     instance: str
-    state: str
+    state: Literal["success", "failed"]
 
 
 class AttemptView(View, frozen=True):
@@ -328,6 +338,32 @@ class RunsAnswer(View, frozen=True):
     meta: MetaView
 
 
+class LogLineEvent(View, frozen=True, omit_defaults=True):
+    """A record of output. partial: the line goes on in the stream's next one; base64: its bytes where not UTF-8."""
+
+    time: str
+    stream: str
+    text: str
+    partial: bool
+    base64: str | None = None
+
+
+class LogGapEvent(View, frozen=True):
+    """Output is missing here."""
+
+    missing_segments: int
+    damaged_bytes: int
+
+
+class LogEndEvent(View, frozen=True):
+    """All was given. attempt: None where none was made."""
+
+    attempt: int | None
+    state: str
+    exit_code: int | None
+    reason: str | None
+
+
 class AssetsView(View, frozen=True):
     """What exactly was rendered for an attempt, secrets as `***`. An asset is null where it is no text."""
 
@@ -382,6 +418,10 @@ class DiffAnswer(View, frozen=True):
 # -- queries -----------------------------------------------------------------------------------------------------------
 
 
+class EmptyBody(Request, frozen=True):
+    """Nothing needs to be said."""
+
+
 class NoQuery(Request, frozen=True):
     """No parameters."""
 
@@ -393,7 +433,7 @@ class ReadQuery(Request, frozen=True):
     consistent: bool = False
 
 
-class JobsQuery(Request, frozen=True):
+class JobsQuery(ReadQuery, frozen=True):
     """namespace: only that one's."""
 
     namespace: str | None = None
@@ -405,7 +445,7 @@ class SecretQuery(Request, frozen=True):
     namespace: str = ""
 
 
-class RunsQuery(Request, frozen=True):
+class RunsQuery(ReadQuery, frozen=True):
     """Which runs. since, until: of their creation."""
 
     project: str | None = None
@@ -416,35 +456,35 @@ class RunsQuery(Request, frozen=True):
     since: Moment | None = None
     until: Moment | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
-    cursor: str | None = None
+    cursor: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
-class AssetsQuery(Request, frozen=True):
+class AssetsQuery(ReadQuery, frozen=True):
     """instance: None = all; attempt: None = the last."""
 
     instance: str | None = None
     attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
 
 
-class DiffQuery(Request, frozen=True):
+class DiffQuery(ReadQuery, frozen=True):
     """against: None = the run of the same job before it."""
 
     against: str | None = None
 
 
-class WaitQuery(Request, frozen=True):
+class WaitQuery(ReadQuery, frozen=True):
     """timeout: seconds; the run is given as it is then."""
 
     timeout: Annotated[float, msgspec.Meta(ge=0, le=300)] = 30
 
 
-class LogsQuery(Request, frozen=True):
+class LogsQuery(ReadQuery, frozen=True):
     """Which lines. attempt: None = the last; stream: None = both; since: time; tail: the last so many records."""
 
     attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
-    stream: str | None = None
+    stream: Literal["stdout", "stderr"] | None = None
     since: Moment | None = None
-    tail: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    tail: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     follow: bool = False
     timestamps: bool = False
 

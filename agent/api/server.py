@@ -2,37 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from agent.api import catalog, cluster, logs, problems, runs, sse
 from agent.api.face import Face
 from agent.api.openapi import document
-from agent.api.routing import FACE, JOBS_BODY_BYTES_MAX, Route, answer, refuse_foreign
+from agent.api.routing import BODY_BYTES_MAX, FACE, Route, query, refuse_foreign
+from agent.api.schema import NoQuery
+from agent.errors import Refusal
 
 log = logging.getLogger(__name__)
 
-ROUTES: Final[tuple[Route, ...]] = (*catalog.ROUTES, *runs.ROUTES, *logs.ROUTES, *cluster.ROUTES)
+LARGE_BODIES_MAX: Final = 2  # held in memory at a time
+LARGE_WAIT_S: Final = 60.0
+LARGE: Final = web.AppKey("large", asyncio.Semaphore)
+OPENAPI: Final = web.AppKey("openapi", bytes)
 
 
 def build_app(face: Face) -> web.Application:
     """The application. Every answer is JSON, a problem, an event stream or plain text."""
-    app = web.Application(middlewares=[_observe, problems.middleware, _guard], client_max_size=JOBS_BODY_BYTES_MAX + 1)
+    app = web.Application(middlewares=[_observe, problems.middleware, _guard])
     app[FACE] = face
-    app[sse.FOLLOWERS] = set()
+    for key, places_max in ((sse.FOLLOWERS, sse.FOLLOWERS_MAX), (sse.WAITING, sse.WAITING_MAX)):
+        app[key] = sse.Places(places_max)
+        app.on_shutdown.append(app[key].close)
+    app[LARGE] = asyncio.Semaphore(LARGE_BODIES_MAX)
+    app[OPENAPI] = msgspec.json.encode(document(ROUTES, face.version))
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, route.handler)
-    openapi = document(ROUTES, face.version)
-
-    async def serve_openapi(request: web.Request) -> web.Response:
-        del request
-        return answer(openapi)
-
-    app.router.add_get("/openapi.json", serve_openapi)
+        app.router.add_route(route.method, route.path, _handler(route))
     return app
+
+
+def _handler(route: Route) -> problems.Handler:
+    """The route's own handler, behind what all have in common."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if route.query is NoQuery:
+            query(request, NoQuery)
+        if route.body_bytes_max <= BODY_BYTES_MAX or (request.content_length or BODY_BYTES_MAX + 1) <= BODY_BYTES_MAX:
+            return await route.handler(request)
+        async with _room(request.app[LARGE]):
+            return await route.handler(request)
+
+    return handle
+
+
+@asynccontextmanager
+async def _room(large: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Few large bodies are in memory at a time; the others wait, unread (P12)."""
+    try:
+        async with asyncio.timeout(LARGE_WAIT_S):
+            await large.acquire()
+    except TimeoutError as error:
+        raise Refusal("overloaded", "other large requests are being read; try again", 429, retry_after_s=5) from error
+    try:
+        yield
+    finally:
+        large.release()
+
+
+async def _serve_openapi(request: web.Request) -> web.Response:
+    return web.Response(body=request.app[OPENAPI], content_type="application/json")
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *catalog.ROUTES,
+    *runs.ROUTES,
+    *logs.ROUTES,
+    *cluster.ROUTES,
+    Route(
+        method="GET",
+        path="/openapi.json",
+        name="openapi",
+        summary="This document",
+        handler=_serve_openapi,
+        answer=dict,
+    ),
+)
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 from agent.spec.document import Problems, nearest
@@ -103,3 +104,14 @@ def _cycle(job: JobSpec, known: Mapping[str, Plugin]) -> list[str]:
                 path.append(name)
                 todo.append(list(waits.get(name, ())))
     return []
+
+
+def relocate(problem: Problem, file: str, positions: Mapping[str, Position], assets: Collection[str] = ()) -> Problem:
+    """A problem of compiling, where its author finds it: the value in the job's file, or the asset beside it."""
+    if problem.file in assets:
+        folder = file.rpartition("/")[0]
+        return replace(problem, file=f"{folder}/assets/{problem.file}" if folder else f"assets/{problem.file}")
+    place = positions.get(problem.key)
+    if place is None:
+        return replace(problem, file=file)
+    return replace(problem, file=place.file, line=place.line, column=place.column)

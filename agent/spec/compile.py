@@ -108,7 +108,9 @@ def schedule_of(job: JobSpec) -> cron.Schedule:
     """The job's schedule. Raises ValueError for a job without one."""
     if not job.schedule.interval:
         raise ValueError(f"the job {job.name} has no schedule.interval: it runs only when asked")
-    start = datetime.fromisoformat(job.schedule.start_date).replace(tzinfo=UTC) if job.schedule.start_date else None
+    zone = cron.load_location(job.schedule.location)
+    date = job.schedule.start_date
+    start = datetime.fromisoformat(date).replace(tzinfo=zone) if date else None
     return cron.parse(job.schedule.interval, location=job.schedule.location, start=start)
 
 
@@ -157,7 +159,11 @@ class _Compiler:
         task_config = self._config(self.job.task, "task", system)
         self.context |= {"task": task_config, **{f"TASK__{key}": value for key, value in task_config.items()}}
         raw = self._raw_config(spec)
-        config = self._config(spec, f"hooks.{spec.name}", system) if isinstance(spec, HookSpec) else task_config
+        config = (
+            self._config(spec, f"hooks[{self.job.hooks.index(spec)}]", system)
+            if isinstance(spec, HookSpec)
+            else task_config
+        )
         files = self._files(assets, task_config)
         if self.problems:
             raise SpecError(self.problems)

@@ -1,0 +1,224 @@
+"""`prime project`, `prime plugin`, `prime secret`, `prime cluster`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from agent.cli import output
+from agent.cli.common import USAGE, fail, format_option, online, open_folder, project_name, project_option, show_applied
+from agent.cli.job import apply_project
+
+if TYPE_CHECKING:
+    from agent.client import Client
+
+PATH = click.Path(exists=True, path_type=Path)
+
+
+@click.group()
+def project() -> None:
+    """Projects: variables, presets, namespaces."""
+
+
+@project.command("list")
+@format_option
+@online
+def list_projects(client: Client, form: str) -> None:
+    """All projects."""
+    from agent.client import path
+
+    answer = client.get(path("projects"))
+    if form == "json":
+        output.show_json(answer)
+        return
+    output.table(
+        ["PROJECT", "NAMESPACES", "VARIABLES"],
+        [(one["name"], ",".join(one["namespaces"]) or None, len(one["variables"])) for one in answer["projects"]],
+    )
+
+
+@project.command()
+@project_option
+@format_option
+@online
+def show(client: Client, project: str | None, form: str) -> None:
+    """A project as it is applied."""
+    from agent.client import path
+
+    answer = client.get(path("projects", project_name(project)))
+    if form == "json":
+        output.show_json(answer)
+        return
+    click.echo(f"project {answer['name']}")
+    rows = [("", key, value) for key, value in answer["variables"].items()]
+    for name, scope in answer["namespaces"].items():
+        rows += [(name, key, value) for key, value in scope["variables"].items()]
+    output.table(["NAMESPACE", "VARIABLE", "VALUE"], rows)
+
+
+@project.command("apply")
+@click.argument("where", required=False, default=".", type=PATH, metavar="[PATH]")
+@online
+def apply_project_command(client: Client, where: Path) -> None:
+    """Apply what optimus.yaml says of the project."""
+    folder = open_folder(where)
+    apply_project(client, folder)
+    assert folder.project is not None
+    click.echo(f"applied project {folder.project.name}")
+
+
+@click.group()
+def plugin() -> None:
+    """Plugins: what tasks and hooks run."""
+
+
+@plugin.command("apply")
+@click.argument("where", required=False, default=".", type=PATH, metavar="[PATH]")
+@format_option
+@online
+def apply_plugins(client: Client, where: Path, form: str) -> None:
+    """Apply the plugins of a project folder (plugins/*.yaml beside optimus.yaml)."""
+    from agent.client import path
+
+    folder = open_folder(where)
+    assert folder.project is not None
+    apply_project(client, folder)
+    sent = [{"path": file, "yaml": text} for file, text in folder.plugin_files]
+    if not sent:
+        fail(f"{folder.root / 'plugins'} has no *.yaml", USAGE)
+    answer = client.post(path("projects", folder.project.name, "plugins"), {"plugins": sent})
+    show_applied(answer)
+    if form == "json":
+        output.show_json({"project": folder.project.name, "plugins": answer["names"]})
+    else:
+        click.echo(
+            f"applied {len(answer['names'])} plugins to project {folder.project.name}: {', '.join(answer['names'])}"
+        )
+
+
+@plugin.command("list")
+@project_option
+@format_option
+@online
+def list_plugins(client: Client, project: str | None, form: str) -> None:
+    """Plugins that jobs of the project can name."""
+    from agent.client import path
+
+    answer = client.get(path("projects", project_name(project), "plugins"))
+    if form == "json":
+        output.show_json(answer)
+        return
+    rows = [
+        (one["name"], one["kind"], one["hook_type"], one["executor"] or None, one["image"] or None, one["description"])
+        for one in answer["plugins"]
+    ]
+    output.table(["NAME", "KIND", "HOOK", "EXECUTOR", "IMAGE", "DESCRIPTION"], rows)
+
+
+@click.group()
+def secret() -> None:
+    """Secrets: .secret.NAME in templates. A value is never shown again."""
+
+
+@secret.command("set")
+@click.argument("name")
+@click.option("--file", type=click.File("r"), help="Read the value from a file; - is stdin.")
+@click.option("--namespace", default="", help="Only for this namespace's jobs.")
+@project_option
+@online
+def set_secret(client: Client, name: str, file: IO[str] | None, namespace: str, project: str | None) -> None:
+    """Set a secret. The value comes from a prompt, from stdin or --file: never from an argument others can see."""
+    from agent.client import path
+
+    if file is not None:
+        value = file.read()
+    elif sys.stdin.isatty():
+        value = click.prompt("value", hide_input=True, confirmation_prompt=True)
+    else:
+        value = sys.stdin.read()
+    body = {"value": value.removesuffix("\n"), "namespace": namespace}
+    project = project_name(project)
+    known = {one["name"] for one in client.get(path("projects"))["projects"]}
+    if project not in known:
+        client.put(path("projects", project), {})
+    client.put(path("projects", project, "secrets", name), body)
+    click.echo(f"set {name} in {project}{'/' + namespace if namespace else ''}")
+
+
+@secret.command("list")
+@project_option
+@format_option
+@online
+def list_secrets(client: Client, project: str | None, form: str) -> None:
+    """Names of secrets."""
+    from agent.client import path
+
+    answer = client.get(path("projects", project_name(project), "secrets"))
+    if form == "json":
+        output.show_json(answer)
+        return
+    rows = [(one["name"], one["namespace"] or None, one["updated_at"]) for one in answer["secrets"]]
+    output.table(["NAME", "NAMESPACE", "UPDATED"], rows)
+
+
+@secret.command("delete")
+@click.argument("name")
+@click.option("--namespace", default="")
+@project_option
+@online
+def delete_secret(client: Client, name: str, namespace: str, project: str | None) -> None:
+    """Delete a secret."""
+    from agent.client import path
+
+    client.delete(path("projects", project_name(project), "secrets", name), namespace=namespace)
+    click.echo(f"deleted {name}")
+
+
+@click.group()
+def cluster() -> None:
+    """The agents."""
+
+
+@cluster.command()
+@click.option("--watch", is_flag=True, help="Show it again every second, until interrupted.")
+@format_option
+@online
+def status(client: Client, watch: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
+    """The cluster as an agent sees it."""
+    while True:
+        answer = client.get("/api/v1/cluster")
+        if watch:
+            click.clear()
+        if form == "json":
+            output.show_json(answer)
+        else:
+            _show_cluster(answer)
+        if not watch:
+            return
+        time.sleep(1)
+
+
+def _show_cluster(answer: dict[str, Any]) -> None:
+    click.echo(f"cluster {answer['cluster']}, generation {answer['generation']}, term {answer['term']}")
+    rows = [
+        (
+            one["id"],
+            one["role"],
+            one["state"],
+            one["http"],
+            f"{one['running']}/{one['slots']}",
+            ",".join(one["executors"]) or None,
+            one["match"],
+            one["version"],
+        )
+        for one in answer["agents"]
+    ]
+    output.table(["AGENT", "ROLE", "STATE", "HTTP", "SLOTS", "EXECUTORS", "INDEX", "VERSION"], rows)
+    mirror = answer["mirror"]
+    if mirror is not None:
+        state = mirror["error"] or f"{mirror['behind']} finished runs behind"
+        click.echo(f"database: {state}")
