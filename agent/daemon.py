@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 TERM: Final = 1  # of a cluster of one
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+REMOVE_S: Final = 10.0  # for what is left of ended attempts, at the agent's end
 SHUTDOWN_S: Final = 5.0  # for answers that are under way
 
 
@@ -250,6 +251,7 @@ async def _run(
         daemon.starting = "the agent is stopping"
         for task in reversed(tasks):
             task.cancel()
+    await daemon.worker.remove_ended(REMOVE_S)
 
 
 async def _listen(daemon: Daemon, stack: AsyncExitStack) -> None:

@@ -475,14 +475,26 @@ class Worker:
             await self._retired.wait()
             self._retired.clear()
             while self._ended:
-                remove_at_s, name, kind, directory = self._ended[0]
-                await asyncio.sleep(max(0.0, remove_at_s - time.monotonic()))
-                executor = self._executors.get(kind)
-                if executor is not None:
-                    await _patiently(partial(executor.remove, name, directory))
-                await asyncio.to_thread(Workspace(directory).remove, self._settings.attempts)
-                await self._journaled(partial(self._journal.forget, [name]))
-                self._ended.pop(0)
+                await asyncio.sleep(max(0.0, self._ended[0][0] - time.monotonic()))
+                await self._remove_first()
+
+    async def _remove_first(self) -> None:
+        _at_s, name, kind, directory = self._ended[0]
+        executor = self._executors.get(kind)
+        if executor is not None:
+            await _patiently(partial(executor.remove, name, directory))
+        await asyncio.to_thread(Workspace(directory).remove, self._settings.attempts)
+        await self._journaled(partial(self._journal.forget, [name]))
+        self._ended.pop(0)
+
+    async def remove_ended(self, timeout_s: float) -> None:
+        """Remove what is left of ended attempts now, as far as timeout_s seconds reach. For the agent's own end."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._ended:
+                    await self._remove_first()
+        except TimeoutError:
+            log.warning("ended attempts are left; the next start removes them", extra={"count": len(self._ended)})
 
 
 def _same(mine: str, given: str) -> bool:

@@ -204,6 +204,7 @@ ROUTES = (
         handler=_logs,
         query=s.LogsQuery,
         media="text/plain",
+        events=(("line", s.LogLineEvent), ("gap", s.LogGapEvent), ("end", s.LogEndEvent)),
         refusals=(404, 409),
     ),
 )

@@ -21,6 +21,7 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     routes = tuple(routes)
     kinds: list[type] = [s.ProblemDetails]
     for route in routes:
+        kinds += [kind for _name, kind in route.events]
         kinds += [kind for kind in (route.answer, route.body) if kind not in (None, dict)]
     _schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
@@ -88,10 +89,19 @@ def _success(route: Route) -> dict[str, Any]:
     elif route.answer is not None:
         content = {"application/json": {"schema": {"$ref": REF.format(name=route.answer.__name__)}}}
     else:
-        content = {route.media: {"schema": {"type": "string"}}}
-        if route.name == "instanceLogs":
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+        content = {route.media: {"schema": {"type": "string"}}} if route.media else {}
+    if route.events:
+        content["text/event-stream"] = {"schema": {"oneOf": [_event(name, kind) for name, kind in route.events]}}
     return {"description": route.summary, "content": content}
+
+
+def _event(name: str, kind: type) -> dict[str, Any]:
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": REF.format(name=kind.__name__)},
+    }
+    return {"type": "object", "required": ["event", "data"], "properties": {"event": {"const": name}, "data": data}}
 
 
 def _problems(route: Route) -> dict[str, Any]:

@@ -38,6 +38,8 @@ _encoder: Final = msgspec.json.Encoder()
 class Route:
     """One operation. body, query, answer: types of `schema.py`; answer None = `media`, not JSON.
 
+    events: names and types of server-sent events, where it can answer with them.
+
     refusals: the statuses of its problems, beside those that every route has.
     """
 
@@ -51,6 +53,7 @@ class Route:
     body: type[Request] | None = None
     query: type[Request] = NoQuery
     media: str = "application/json"
+    events: tuple[tuple[str, type], ...] = ()
     refusals: tuple[int, ...] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     body_optional: bool = False

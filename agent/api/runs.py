@@ -139,7 +139,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
                 await out.send("run", view)
                 sent = view
             if run.final:
-                await out.send("end", {"state": run.state})
+                await out.send("end", s.RunEndEvent(state=run.state))
                 return
             await out.wait(changed)
 
@@ -262,7 +262,8 @@ ROUTES = (
         summary="Server-sent events: `run` whenever it has changed, `end`",
         handler=_events,
         query=s.ReadQuery,
-        media="text/event-stream",
+        media="",
+        events=(("run", s.RunView), ("end", s.RunEndEvent)),
         refusals=(404, 409),
     ),
     Route(

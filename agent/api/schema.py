@@ -338,6 +338,12 @@ class RunsAnswer(View, frozen=True):
     meta: MetaView
 
 
+class RunEndEvent(View, frozen=True):
+    """The run has ended."""
+
+    state: str
+
+
 class LogLineEvent(View, frozen=True, omit_defaults=True):
     """A record of output. partial: the line goes on in the stream's next one; base64: its bytes where not UTF-8."""
 

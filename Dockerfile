@@ -1,0 +1,19 @@
+# An agent in a container: the process executor inside it, or the host's Docker engine by its mounted socket.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY agent agent
+COPY consensus consensus
+COPY transport transport
+COPY executors executors
+RUN python -m venv /opt/prime && /opt/prime/bin/pip install --no-cache-dir .
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --home-dir /var/lib/prime --create-home prime
+COPY --from=build /opt/prime /opt/prime
+ENV PATH=/opt/prime/bin:$PATH
+USER prime
+VOLUME /var/lib/prime
+HEALTHCHECK --interval=10s --timeout=3s CMD ["prime", "cluster", "status"]
+# Without tokens an agent answers on loopback only: run it in the host's network.
+ENTRYPOINT ["prime", "agent", "start", "--data-dir", "/var/lib/prime"]
