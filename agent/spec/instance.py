@@ -21,6 +21,7 @@ EXECUTOR: Final = re.compile(r"[a-z][a-z0-9_\-]*")
 
 
 def read_task(reader: Reader, version: int) -> TaskSpec:
+    """Read a job's `task`; `version` is the job's, 0 where it is not known, and selects the rules of the window."""
     task = TaskSpec(
         name=reader.required("name", INSTANCE_EXPECTED, pattern=INSTANCE_NAME),
         version=reader.string("version", ""),
@@ -37,6 +38,7 @@ def read_task(reader: Reader, version: int) -> TaskSpec:
 
 
 def read_hook(reader: Reader) -> HookSpec:
+    """Read one of a job's `hooks`."""
     hook = HookSpec(
         name=reader.required("name", INSTANCE_EXPECTED, pattern=INSTANCE_NAME),
         version=reader.string("version", ""),
@@ -97,6 +99,7 @@ def _alert(instance: Reader) -> AlertSpec:
 
 
 def read_window(task: Reader, version: int) -> WindowSpec | None:
+    """Read the `window` of a task or a preset by the rules of a version; None where nothing is said of one."""
     reader = task.child("window")
     window_spec = WindowSpec(
         size=reader.string("size", ""),

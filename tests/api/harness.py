@@ -1,4 +1,4 @@
-"""A whole agent in one event loop: real log, table, history, blobs and worker over an engine in memory, real sockets."""
+"""A whole agent in one event loop: real log, table, history, blobs and worker, an engine in memory, real sockets."""
 
 from __future__ import annotations
 
