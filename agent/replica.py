@@ -23,6 +23,7 @@ from agent.runtable.apply import Applied, apply
 from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import Run
 from agent.runtable.table import Table
+from agent.store.errors import HistoryFull
 from agent.store.history import FinishedRun as HistoryRow
 from agent.store.history import History
 from consensus.errors import LogFull
@@ -34,6 +35,7 @@ T = TypeVar("T")
 PROPOSALS_MAX: Final = 4096  # waiting for the log; past it the client is told to come again (P12)
 BATCH_MAX: Final = 1024  # proposals by one fdatasync
 LEAVING_MAX: Final = 10_000  # finished runs on the way to the history
+FULL_WAIT_S: Final = 2.0  # between looks at a full disk
 SLICE_S: Final = 0.005  # applying yields to the loop after this
 SNAPSHOT_BYTES: Final = 64 * 1024 * 1024  # of log since the last snapshot
 
@@ -269,13 +271,24 @@ class Replica:
             self._history_queued.clear()
             due, self._history_due = self._history_due, []
             rows = [row for index, finished in due for row in rows_of(index, finished)]
-            await self._on_history_thread(partial(self.history.append, rows))
+            await self._append_to_history(rows)
             for _index, finished in due:
                 for one in finished:
                     if self._leaving.get(one.run.id) is one.run:
                         del self._leaving[one.run.id]
             self._wake()
             await self._on_history_thread(self._prepare_segment)
+
+    async def _append_to_history(self, rows: list[HistoryRow]) -> None:
+        """On a full disk, wait for room: the log has these runs too, so nothing is lost meanwhile (P9)."""
+        while True:
+            try:
+                await self._on_history_thread(partial(self.history.append, rows))
+            except HistoryFull as error:
+                log.warning("the history waits for room on the disk", extra={"error": str(error)})
+                await asyncio.sleep(FULL_WAIT_S)
+            else:
+                return
 
     def _prepare_segment(self) -> None:
         """Have the log's next segment ready before it is needed. A full disk is the appender's to report."""

@@ -37,7 +37,7 @@ from agent.spec.bundle import Bundle
 from agent.spec.compile import Compiled, instance_environment, launch
 from agent.spec.errors import PluginError, SpecError
 from agent.spec.quantity import cores, size_bytes
-from agent.store.errors import StoreError
+from agent.store.errors import JournalFull, StoreError
 from agent.store.journal import Journal, JournalEntry
 from agent.store.logs import LogStore
 from executors.base import AttemptSpec, Executor, Outcome, Resources, Started
@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 STOP_GRACE_S: Final = 10.0
 ENGINE_WAIT_S: Final = 2.0  # between questions to an engine that does not answer
+FULL_WAIT_S: Final = 2.0  # between looks at a full disk
 TELL_WAIT_MAX_S: Final = 5.0
 LOG_DRAIN_S: Final = 60.0  # how long the end of an attempt waits for the last of its output
 KEEP_ENDED_S: Final = 60.0  # how long an ended container can still be looked at
@@ -457,8 +458,16 @@ class Worker:
                 return
 
     async def _journaled(self, call: Callable[[], T]) -> T:
-        """Use the journal, in the one thread that may. What it wrote is on disk when this returns."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._journal_thread, call))
+        """Use the journal, in the one thread that may. What it wrote is on disk when this returns.
+
+        On a full disk it waits for room: nothing may be done that is not journaled first (P9).
+        """
+        while True:
+            try:
+                return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._journal_thread, call))
+            except JournalFull as error:
+                log.warning("the disk is full; work waits", extra={"error": str(error)})
+                await asyncio.sleep(FULL_WAIT_S)
 
     # -- cleaning up -------------------------------------------------------------------------------------------------
 

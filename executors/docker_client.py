@@ -21,6 +21,7 @@ import docker.utils
 import requests
 import urllib3.exceptions
 
+from executors import docker_socket
 from executors.base import AttemptSpec
 from executors.docker_wire import (
     DATA_DIRECTORY,
@@ -30,6 +31,7 @@ from executors.docker_wire import (
     Image,
     command_paths,
     format_time,
+    gateway_of,
     in_data_directory,
     parse_container,
     parse_image,
@@ -68,7 +70,10 @@ class Client:
         self._known_commands: set[tuple[str, tuple[str, ...]]] = set()
         try:
             with self._asking("connecting"):
-                self._api = docker.APIClient(timeout=int(timeout_s), max_pool_size=connections, **keywords)
+                if self.url.startswith(UNIX_PREFIX):
+                    self._api = docker_socket.connect(self.url, timeout_s=int(timeout_s), connections=connections)
+                else:
+                    self._api = docker.APIClient(timeout=int(timeout_s), max_pool_size=connections, **keywords)
         except docker.errors.DockerException as error:  # the SDK wraps what happens while it asks for the version
             raise EngineUnreachable(f"connecting to {self.url}: {error}") from error
         try:
@@ -88,11 +93,9 @@ class Client:
         self._api.close()
 
     @contextmanager
-    def _asking(self, doing: str, *, knock: bool = True) -> Iterator[None]:
+    def _asking(self, doing: str) -> Iterator[None]:
         """Turn what the SDK and its HTTP client raise into our tree, with the engine's own words."""
         try:
-            if knock:
-                self._knock()
             yield
         except docker.errors.APIError as error:
             words = str(error.explanation or error)
@@ -103,13 +106,6 @@ class Client:
             raise EngineUnreachable(
                 f"{doing}: no engine answers at {self.url} ({error}): is dockerd up, is DOCKER_HOST right?"
             ) from error
-
-    def _knock(self) -> None:
-        """Raise OSError where nobody listens: the SDK would say the same, and forget to close its socket."""
-        if self.url.startswith(UNIX_PREFIX):
-            with socket.socket(socket.AF_UNIX) as knock:
-                knock.settimeout(CONNECT_TIMEOUT_S)
-                knock.connect(self.url.removeprefix(UNIX_PREFIX))
 
     # ---- images
 
@@ -340,8 +336,8 @@ class Client:
             found = self._api.inspect_network(network)
         if found["Driver"] == "host":
             return LOOPBACK
-        addresses = [config.get("Gateway") for config in (found["IPAM"] or {}).get("Config") or ()]
-        return next((address for address in addresses if address and _is_ours(address)), None)
+        configs = (found["IPAM"] or {}).get("Config") or ()
+        return next((address for config in configs if _is_ours(address := gateway_of(config))), None)
 
     # ---- streams
 
@@ -356,7 +352,7 @@ class Client:
 
     def each_event(self, response: requests.Response) -> Iterator[dict[str, Any]]:
         """The events of a stream as they come. Raises EngineUnreachable where it breaks or was silent for too long."""
-        with self._asking("reading events", knock=False):
+        with self._asking("reading events"):
             for line in response.iter_lines():
                 if line:
                     yield json.loads(line)
@@ -370,7 +366,7 @@ class Client:
 
     def read_some(self, response: requests.Response) -> bytes:
         """The next bytes of a stream; empty at its end. Raises EngineUnreachable."""
-        with self._asking("reading a log", knock=False):
+        with self._asking("reading a log"):
             return bytes(response.raw.read(READ_BYTES))
 
     def _get(self, path: str, params: Mapping[str, str], silence_s: float) -> requests.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 import re
 import signal
@@ -97,6 +98,11 @@ def command_paths(spec: AttemptSpec, image: Image) -> tuple[str, ...]:
     return tuple(posixpath.normpath(posixpath.join(image.working_directory, folder, words[0])) for folder in folders)
 
 
+def gateway_of(config: Mapping[str, str]) -> str:
+    """The host's address in one entry of a network's `IPAM.Config`: an engine leaves it out for a bridge just made."""
+    return config.get("Gateway") or str(ipaddress.ip_network(config["Subnet"], strict=False)[1])
+
+
 def in_data_directory(path: str) -> bool:
     """True for a path below the attempt's own directory."""
     return path.startswith(f"{DATA_DIRECTORY}/")
@@ -159,6 +165,8 @@ def outcome_of(container: Container) -> Outcome | None:
         return None
     started_ms = None if container.started_ns is None else container.started_ns // 1_000_000
     finished_ms = None if container.finished_ns is None else container.finished_ns // 1_000_000
+    if started_ms is not None and finished_ms is not None:
+        finished_ms = max(started_ms, finished_ms)  # the engine notes a start when it hears of it, which may be later
     if container.status != "exited":  # removing, dead: someone took it away while it ran, its exit code means nothing
         return Outcome(None, "executor_error", REMOVED, started_ms, finished_ms, container.facts)
     code = container.exit_code

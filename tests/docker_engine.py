@@ -1,4 +1,4 @@
-"""Docker engines for tests: the session's, and those a test may kill."""
+"""Docker engines for tests: the test run's, and those a test may kill."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@
     │   └── BlobDamaged       the file is there and its bytes are not those its name promises (P9)
     ├── JournalError
     │   ├── JournalDamaged    the worker's journal cannot be trusted; work must not start (P9)
+    │   ├── JournalFull       no space: nothing was journaled; the same call may succeed later
     │   └── AlreadyJournaled  the caller's: an intent for an attempt that is known already (P3)
     ├── HistoryError          the history's files, or a question they cannot answer
+    │   └── HistoryFull       no space: nothing was written; the same call may succeed later
     ├── MirrorError           the database: unreachable, fenced off, or not as expected
     └── LogsError             an attempt's log segments
 
@@ -46,12 +48,20 @@ class JournalDamaged(JournalError):
     """The journal's file is not a journal, or fails its checks."""
 
 
+class JournalFull(JournalError):
+    """No space left. Nothing was journaled; the same call may succeed when there is room."""
+
+
 class AlreadyJournaled(JournalError):
     """An intent or a refusal of that attempt stands in the journal: it is never started (again)."""
 
 
 class HistoryError(StoreError):
     """The history's files are damaged, or cannot answer what was asked."""
+
+
+class HistoryFull(HistoryError):
+    """No space left. Nothing was written; the same call may succeed when there is room."""
 
 
 class MirrorError(StoreError):

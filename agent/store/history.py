@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import crc32c
 import msgspec
 
-from agent.store.errors import HistoryError
+from agent.store.errors import HistoryError, HistoryFull
 
 KEEP_MS = 365 * 24 * 3600 * 1000
 MAX_BYTES = 2 * 1024**3
@@ -395,6 +395,8 @@ class History:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                raise HistoryFull(f"history {self._path}: no space left; free some space") from error
             raise HistoryError(f"history {self._path}: {error}; check the disk and its free space") from error
 
     @contextmanager

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 
 from crc32c import crc32c
 
-from agent.store.errors import AlreadyJournaled, JournalDamaged, JournalError
+from agent.store.errors import AlreadyJournaled, JournalDamaged, JournalError, JournalFull
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x70726D6A  # "prmj"
@@ -284,7 +284,7 @@ class Journal:
             if code == sqlite3.SQLITE_BUSY:
                 raise JournalError(f"{self._path}: another process holds the journal: stop that agent first") from error
             if code == sqlite3.SQLITE_FULL:
-                raise JournalError(f"{self._path}: no space left: nothing was journaled; free some space") from error
+                raise JournalFull(f"{self._path}: no space left: nothing was journaled; free some space") from error
             self._failure = f"{self._path}: {error}. Check the disk, then start the agent again."
             raise JournalError(self._failure) from error
 

@@ -91,6 +91,11 @@ class AgentProcess:
         """SIGTERM; returns its exit code."""
         return self._end(signal.SIGTERM)
 
+    def wait_exit(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        assert self._process is not None
+        return self._process.wait(READY_S)
+
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         if self._process.poll() is None:

@@ -19,16 +19,14 @@ import docker as sdk
 import docker.errors as sdk_errors
 import pytest
 
-pytest.register_assert_rewrite("tests.executors.contract")
-
-from executors.base import AttemptSpec, LogLine, Resources, Stream  # noqa: E402  after the line above
-from executors.docker import DockerExecutor, Settings, create  # noqa: E402  as above
-from executors.docker_client import Client  # noqa: E402  as above
-from executors.docker_wire import NAME_LABEL  # noqa: E402  as above
-from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused  # noqa: E402  as above
-from executors.segments import SegmentWriter, read, resume_points  # noqa: E402  as above
-from tests.docker_engine import IMAGE, OwnEngine  # noqa: E402  as above
-from tests.executors.contract import (  # noqa: E402  as above
+from executors.base import AttemptSpec, LogLine, Resources, Stream
+from executors.docker import DockerExecutor, Settings, create
+from executors.docker_client import Client
+from executors.docker_wire import NAME_LABEL
+from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused
+from executors.segments import SegmentWriter, read, resume_points
+from tests.docker_engine import IMAGE, OwnEngine
+from tests.executors.contract import (
     EVIDENCE,
     FOREVER,
     GATED,
@@ -535,7 +533,7 @@ def test_an_engine_that_is_started_again_ends_the_work_and_the_wait_says_so(
                 lambda: lines_of(executor, spec),
             ):
                 await raises_until_back(call)
-            assert not waiting.done()
+            assert how == "stopped" or not waiting.done()  # one that goes in order may tell of the end before
             await asyncio.to_thread(docker_engine.start)
             outcome = await waiting
             assert not outcome.succeeded

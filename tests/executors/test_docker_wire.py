@@ -18,6 +18,7 @@ from executors.docker_wire import (
     Reader,
     command_paths,
     format_time,
+    gateway_of,
     outcome_of,
     parse_container,
     parse_image,
@@ -97,6 +98,13 @@ def test_an_outcome_carries_times_code_and_image() -> None:
     assert outcome.facts["image_digest"] == "busybox@sha256:2"
 
 
+def test_an_end_is_not_before_its_start() -> None:
+    """An engine stamps a start when it hears of it, and the end of a short container when it was."""
+    outcome = outcome_of(parse_container(inspection("exited", FinishedAt="2026-11-24T04:04:09.071Z")))
+    assert outcome is not None
+    assert outcome.finished_at_ms == outcome.started_at_ms
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "words"),
     [
@@ -141,6 +149,12 @@ def test_the_program_is_looked_for_as_the_engine_does(
     image = parse_image({"Id": "sha256:1", "Config": config})
     spec = AttemptSpec("a", NOWHERE, NOWHERE, command, entrypoint)
     assert command_paths(spec, image) == expected
+
+
+def test_a_network_without_a_gateway_has_its_first_address() -> None:
+    assert gateway_of({"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.9"}) == "172.17.0.9"
+    assert gateway_of({"Subnet": "172.17.0.0/16"}) == "172.17.0.1"
+    assert gateway_of({"Subnet": "fd00:1::/64"}) == "fd00:1::1"
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -358,6 +359,24 @@ class TestDeaths:
             assert [(outcome.exit_code, outcome.reason) for outcome in outcomes] == [(None, "agent_lost")] * 3
             assert await executor.start(spec) == await executor.attach(spec.name, spec.directory)
             assert shell_starts(spec) == 1
+
+    @in_loop
+    async def test_a_task_dies_with_its_supervisor_before_anybody_asks(self, processes: Processes) -> None:
+        """P3: by the kernel's hand, so it holds for a task without the mark in its environment as well."""
+        async with processes.executor() as executor:
+            spec = processes.spec("exec env -i sh -c 'echo ready; exec sleep 1000'")
+            await executor.start(spec)
+            await until_seen(executor, spec, b"ready")
+            assert os.getsid(supervisor_pid(spec)) == supervisor_pid(spec), (
+                "no signal to the agent's session reaches it"
+            )
+            (task,) = supervisor.descendants(supervisor_pid(spec))
+            handle = os.pidfd_open(task)
+            os.kill(supervisor_pid(spec), signal.SIGKILL)
+            ended, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 10)
+            os.close(handle)
+            assert ended
+            assert (await executor.wait(spec.name, spec.directory)).reason == "agent_lost"
 
     @in_loop
     async def test_a_stuck_supervisor_does_not_save_its_work(

@@ -131,7 +131,7 @@ def test_p9_after_a_failed_sync_nothing_is_published_and_nothing_more_is_stored(
     assert store.get(good) == b"good"
 
 
-def test_a_full_disk_says_so_and_is_not_the_end(tmp_path: Path) -> None:
+def test_an_error_that_is_not_of_a_sync_says_so_and_is_not_the_end(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
     (tmp_path / "tmp").rmdir()
     with pytest.raises(BlobError, match="could not store a blob"):
