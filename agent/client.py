@@ -7,9 +7,10 @@ ClientError
 
 from __future__ import annotations
 
-import http.client
+import http
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -20,7 +21,8 @@ CONNECT_S: Final = 3.0
 READ_S: Final = 60.0
 STREAM_SILENCE_S: Final = 45.0  # three heartbeats
 NEVER_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-RESUMES_MAX: Final = 5  # of one stream, without anything in between
+RESUME_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)  # waits of one stream, with nothing in between
+UNAVAILABLE: Final = http.HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class ClientError(Exception):
@@ -77,36 +79,56 @@ class Client:
         return self._json("DELETE", path, parameters=parameters, repeatable=False)
 
     def text(self, path: str, **parameters: object) -> Iterator[bytes]:
-        """GET an answer of any kind, piece by piece."""
-        response = self._send("GET", _with(path, parameters), None, {}, repeatable=True, read_s=READ_S)
+        """GET an answer of any kind, piece by piece. Raises Unreachable where it breaks off."""
+        response = self._send("GET", _with(path, parameters), None, {}, repeatable=True, read_s=READ_S, stream=True)
         try:
             _raise_problem(response)
             yield from response.stream(64 * 1024)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"{self.hosts[0]}: the answer broke off: {_short(error)}") from error
         finally:
-            response.release_conn()
+            response.close()
 
     def events(self, path: str, **parameters: object) -> Iterator[Event]:
-        """Follow server-sent events until one is called `end`. A connection that drops is taken up where it was."""
-        last, failures = "", 0
+        """Follow server-sent events until one is called `end`. A connection that drops is taken up where it was.
+
+        Raises Unreachable once no agent has answered for half a minute, Refused.
+        """
+        last, begun = "", False
+        waits = iter(RESUME_S)
         while True:
             headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
             try:
                 for event in self._events(_with(path, parameters), headers):
-                    last, failures = event.id or last, 0
+                    last, begun, waits = event.id or last, True, iter(RESUME_S)
                     yield event
                     if event.name == "end":
                         return
-            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-                failures += 1
-                if failures > RESUMES_MAX:
-                    raise Unreachable(f"the stream broke {failures} times in a row: {error}") from error
-            else:
-                failures += 1
-                if failures > RESUMES_MAX:
-                    raise Unreachable("the agent closes the stream again and again; it may be stopping")
+                failure = Unreachable(f"{self.hosts[0]} closes the stream again and again; it may be stopping")
+            except (Unreachable, Refused) as error:
+                if not begun or not _is_passing(error):
+                    raise
+                failure = Unreachable(f"the connection broke and did not come back: {error}")
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                failure = Unreachable(f"the connection broke and did not come back: {_short(error)}")
+            wait_s = next(waits, None)
+            if wait_s is None:
+                raise failure
+            time.sleep(wait_s)
+
+    def patient(self, ask: Callable[[], Any]) -> Any:
+        """Ask again while no agent answers, for half a minute: for who waits for what goes on without him."""
+        for wait_s in RESUME_S:
+            try:
+                return ask()
+            except (Unreachable, Refused) as error:
+                if not _is_passing(error):
+                    raise
+                time.sleep(wait_s)
+        return ask()
 
     def _events(self, path: str, headers: Mapping[str, str]) -> Iterator[Event]:
-        response = self._send("GET", path, None, headers, repeatable=True, read_s=STREAM_SILENCE_S)
+        response = self._send("GET", path, None, headers, repeatable=True, read_s=STREAM_SILENCE_S, stream=True)
         try:
             _raise_problem(response)
             yield from parse_events(response.stream(16 * 1024))
@@ -128,17 +150,25 @@ class Client:
         response = self._send(
             method, _with(path, parameters or {}), data, headers or {}, repeatable=repeatable, read_s=read_s
         )
+        _raise_problem(response)
         try:
-            _raise_problem(response)
-            return json.loads(response.read() or b"null")
-        finally:
-            response.release_conn()
+            return json.loads(response.data or b"null")
+        except ValueError as error:
+            raise Unreachable(f"what answers at {self.hosts[0]} is no agent: it sends no JSON") from error
 
     def _send(
-        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], *, repeatable: bool, read_s: float
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        repeatable: bool,
+        read_s: float,
+        stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         """Ask the hosts in turn. What may have been done by one is not asked of the next unless it is repeatable."""
-        sent = {"Content-Type": "application/json", "Prime-User": self.user, **headers}
+        sent = {"Content-Type": "application/json", "Prime-User": _ascii(self.user), **headers}
         failures = []
         for host in tuple(self.hosts):
             try:
@@ -147,26 +177,37 @@ class Client:
                     f"{host}{path}",
                     body=data,
                     headers=sent,
-                    preload_content=False,
+                    preload_content=not stream,
                     timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 failures.append(f"{host}: {_short(error)}")
-                never_sent = isinstance(
-                    error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError
-                )
-                if not repeatable and not never_sent:
+                if not repeatable and not isinstance(error, NEVER_SENT):
                     raise Unreachable(
                         f"{host} broke off: {_short(error)}. Whether it was done is not known; look before asking again"
                     ) from error
-            else:
-                self.hosts.remove(host)
-                self.hosts.insert(0, host)
-                return response
+                continue
+            if response.status == UNAVAILABLE and repeatable and host != self.hosts[-1]:
+                failures.append(f"{host}: it is not ready")
+                response.close()
+                continue
+            self.hosts.remove(host)
+            self.hosts.insert(0, host)
+            return response
         raise Unreachable(
             f"no agent answers ({'; '.join(failures)}). Start one with `prime dev` or `prime agent start`, "
             "or name another with --host"
         )
+
+
+def _is_passing(error: ClientError) -> bool:
+    """Whether it may be another answer in a moment: agents that are away, or just stop."""
+    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.status == UNAVAILABLE)
+
+
+def _ascii(text: str) -> str:
+    """The text as a header can carry it."""
+    return "".join(one if " " <= one <= "~" else "?" for one in text)
 
 
 def parse_events(pieces: Iterator[bytes]) -> Iterator[Event]:
@@ -196,7 +237,7 @@ def _raise_problem(response: urllib3.BaseHTTPResponse) -> None:
     if response.status < 400:
         return
     try:
-        problem = json.loads(response.read())
+        problem = json.loads(response.data)
         raise Refused(response.status, problem["code"], problem["detail"], problem.get("problems", ()))
     except (ValueError, KeyError, TypeError):
         raise Refused(response.status, "http_error", f"HTTP {response.status} {response.reason}") from None
@@ -214,5 +255,6 @@ def _with(base: str, parameters: Mapping[str, object]) -> str:
 
 
 def _short(error: BaseException) -> str:
+    """What went wrong, without the names of classes and the number of an object before it."""
     text = str(error)
-    return text.rpartition(": ")[2] if "Connection" in text else text
+    return text.rpartition(": ")[2] if "Connection" in text else text or type(error).__name__

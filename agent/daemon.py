@@ -249,8 +249,11 @@ async def _run(
         await ending.wait()
         log.info("agent stopping", extra={"agent": daemon.identity.agent})
         daemon.starting = "the agent is stopping"
-        for task in reversed(tasks):
+        log_keeper, *others = tasks
+        for task in reversed(others):
             task.cancel()
+        await asyncio.wait(others)  # what they propose at their end is still taken
+        log_keeper.cancel()
     await daemon.worker.remove_ended(REMOVE_S)
 
 

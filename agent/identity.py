@@ -8,9 +8,9 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agent.errors import ConfigError
 from agent.service.common import new_id
@@ -31,8 +31,8 @@ def load_identity(data_dir: Path) -> Identity:
     path = data_dir / FILE
     if path.exists():
         try:
-            return Identity(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            return _identity(json.loads(path.read_text()))
+        except (ValueError, TypeError, OSError) as error:
             raise ConfigError(
                 f"{path}: is no identity of an agent ({error}); restore it from a copy of the data directory"
             ) from error
@@ -42,6 +42,13 @@ def load_identity(data_dir: Path) -> Identity:
     identity = Identity(f"{host}-{new_id()[:6]}", new_id()[:8])
     _write_durably(path, json.dumps(asdict(identity)).encode())
     return load_identity(data_dir)
+
+
+def _identity(found: Any) -> Identity:
+    identity = Identity(**found)
+    if not all(isinstance(one, str) and one for one in astuple(identity)):
+        raise TypeError("agent and cluster are texts")
+    return identity
 
 
 def _write_durably(path: Path, data: bytes) -> None:

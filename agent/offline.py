@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import PrimeError
-from agent.folder import Folder, FolderJob
+from agent.folder import PROJECT_FILE, Folder, FolderJob
 from agent.spec import bundle as bundles
 from agent.spec.bundle import EXECUTOR_KEY, Bundle
 from agent.spec.check import check_job, relocate
@@ -42,7 +42,7 @@ def validate(folder: Folder, below: Path | None = None) -> Report:
     """Check the project, its presets and plugins, and every job: all problems of all files at once."""
     report = Report()
     names: dict[str, str] = {}
-    for job in folder.jobs(below):
+    for job in folder.jobs(below) if not _is_other(folder, below) else ():
         report.jobs += 1
         parsed, problems = check(folder, job)
         report.problems += problems
@@ -52,15 +52,26 @@ def validate(folder: Folder, below: Path | None = None) -> Report:
                 at = parsed.positions.get("name", Position(job.file.path, 1, 1))
                 message = f"the name {parsed.job.name} is taken by {first}; a name is unique in its project"
                 report.problems.append(Problem(*at, "name", message))
-    report.problems = [*folder.problems, *report.problems]
+    # What cannot be read is known only now. What is wrong in a this.yaml is said once, not for each job below it.
+    report.problems = list(dict.fromkeys([*folder.problems, *report.problems]))
     return report
+
+
+def _is_other(folder: Folder, path: Path | None) -> bool:
+    """Whether it is a file of the project that is no job; what is wrong with it was found when it was read."""
+    if path is None or not path.is_file() or not folder.is_project:
+        return False
+    preset_path = folder.project.preset_path if folder.project is not None else ""
+    return folder.name(path) in {PROJECT_FILE, preset_path, *(name for name, _text in folder.plugin_files)}
 
 
 def check(folder: Folder, job: FolderJob) -> tuple[ParsedJob, list[Problem]]:
     """One job against its folder. Outside of a project, plugins and variables are not known and not checked."""
     file = job.file
     parsed = parse_job(file.text, file.path, file.parents)
-    problems = list(parsed.problems)
+    unreadable = {one.file for one in folder.problems}
+    # Of a file that could not be read it is said once, and not that its text is empty.
+    problems = [one for one in parsed.problems if file.text or one.file not in unreadable]
     if parsed.job is None or folder.project is None:
         return parsed, problems
     found = check_job(
@@ -97,8 +108,11 @@ def _try(folder: Folder, job: FolderJob, parsed: ParsedJob) -> Iterator[Problem]
 
 def find_job(folder: Folder, name: str) -> tuple[FolderJob, JobSpec]:
     """The job of that name in any namespace. Raises NoSuchJob, SpecError with all that is wrong with it."""
+    jobs = list(folder.jobs())
+    # Reading a spec takes a millisecond, and most say their name in plain words: those that say this one come first.
+    jobs.sort(key=lambda job: name not in job.file.text)
     names = []
-    for job in folder.jobs():
+    for job in jobs:
         parsed = parse_job(job.file.text, job.file.path, job.file.parents)
         known = parsed.job.name if parsed.job is not None else _name_of(job)
         if known != name:

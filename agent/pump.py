@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,14 @@ async def copy_logs(executor: Executor, name: str, directory: Path, target: Path
     """Follow the output of an attempt until it has ended and write it to the segments in `target`.
 
     It goes on where an earlier copy ended. Raises EngineUnreachable: call it again, nothing is lost or doubled.
+    Raises ExecutorError where the engine has no such attempt, or another copy is at work; OSError from the disk.
     """
     points = await asyncio.to_thread(resume_points, target)
     since_ns = min(point.time_ns for point in points.values()) if len(points) == len(Stream) else 0
     queue: asyncio.Queue[LogLine | None] = asyncio.Queue(QUEUE_LINES)
-    writer = await asyncio.to_thread(SegmentWriter, target, limit_bytes=limit_bytes)
+    opening = asyncio.ensure_future(asyncio.to_thread(SegmentWriter, target, limit_bytes=limit_bytes))
     try:
+        writer = await asyncio.shield(opening)
         async with asyncio.TaskGroup() as group:
             group.create_task(_write(queue, writer))
             lines = executor.logs(name, directory, since_ns, follow=True)
@@ -36,7 +39,9 @@ async def copy_logs(executor: Executor, name: str, directory: Path, target: Path
     except* Exception as errors:
         raise errors.exceptions[0] from None
     finally:
-        await asyncio.to_thread(_close, writer)
+        await asyncio.wait({opening})  # cancelled or not: its lock would keep the next copy out
+        if opening.exception() is None:
+            await asyncio.to_thread(_close, opening.result())
 
 
 async def unseen(lines: AsyncIterator[LogLine], points: dict[Stream, ResumePoint]) -> AsyncIterator[LogLine]:
@@ -58,9 +63,19 @@ async def _write(queue: asyncio.Queue[LogLine | None], writer: SegmentWriter) ->
         batch = [await queue.get()]
         while len(batch) < BATCH_LINES and not queue.empty():
             batch.append(queue.get_nowait())
-        await asyncio.to_thread(_write_batch, writer, [line for line in batch if line is not None])
+        await _whole(partial(_write_batch, writer, [line for line in batch if line is not None]))
         if None in batch:
             return
+
+
+async def _whole(work: Callable[[], None]) -> None:
+    """Run `work` in a thread. A cancellation waits for it: nobody may close a file that is being written."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 def _write_batch(writer: SegmentWriter, batch: list[LogLine]) -> None:

@@ -177,8 +177,8 @@ class Worker:
                 for name in await executor.list_names(self._settings.labels):
                     if await self._journaled(partial(self._journal.get, name)) is None:
                         await self._end_stray(name, executor)
-            except EngineUnreachable as error:  # it is asked again when it answers
-                log.info("the engine does not answer", extra={"executor": kind, "error": str(error)})
+            except ExecutorError as error:  # it is asked again when it answers, and at the next start
+                log.warning("strays may be left", extra={"executor": kind, "error": str(error)})
 
     async def _end_stray(self, name: str, executor: Executor) -> None:
         log.warning("an attempt that no record knows is ended", extra={"attempt": name, "executor": executor.kind})
@@ -320,7 +320,8 @@ class Worker:
     async def _find_again(self, driven: Driven, entry: JournalEntry) -> EndNote | None:
         """After a restart: an attempt that was meant to start. Returns None once it is found."""
         if entry.payload is None:
-            return self._never_ran(driven, Reason.EXECUTOR_ERROR, entry.refused or "it was refused")
+            reason = Reason.CANCELLED if driven.stop.is_set() else Reason.EXECUTOR_ERROR
+            return self._never_ran(driven, reason, entry.refused or "it was refused")
         intent = msgspec.msgpack.decode(entry.payload, type=Intent)
         driven.capability, driven.compiled, driven.executor = intent.capability, intent.compiled, intent.executor
         executor = self._executors[intent.executor]  # the agent does not start without those its journal names
@@ -442,7 +443,15 @@ class Worker:
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
         """Copy an engine's output into this agent's log, each line once, also over restarts of either."""
         target = self._logs.directory(driven.run_id, driven.instance, driven.number)
-        await _patiently(lambda: copy_logs(executor, driven.name, directory, target, self._settings.log_limit_bytes))
+        while True:
+            try:
+                return await copy_logs(executor, driven.name, directory, target, self._settings.log_limit_bytes)
+            except EngineUnreachable as error:
+                log.warning("the engine does not answer", extra={**driven.fields(), "error": str(error)})
+                await asyncio.sleep(ENGINE_WAIT_S)
+            except (ExecutorError, OSError) as error:  # costs output, never the attempt: someone removed a container
+                log.warning("output is incomplete", extra={**driven.fields(), "error": str(error)})
+                return None
 
     async def _tell(self, command: c.AnyCommand) -> None:
         """Propose until it is applied; a repetition is a no-op there."""
@@ -491,10 +500,25 @@ class Worker:
         _at_s, name, kind, directory = self._ended[0]
         executor = self._executors.get(kind)
         if executor is not None:
-            await _patiently(partial(executor.remove, name, directory))
+            try:
+                await self._remove_from(executor, name, directory)
+            except ExecutorError as error:  # the journal keeps it: the next start tries again
+                log.warning("an ended attempt cannot be removed", extra={"attempt": name, "error": str(error)})
+                self._ended.pop(0)
+                return
         await asyncio.to_thread(Workspace(directory).remove, self._settings.attempts)
         await self._journaled(partial(self._journal.forget, [name]))
         self._ended.pop(0)
+
+    async def _remove_from(self, executor: Executor, name: str, directory: Path) -> None:
+        """Whatever the table has closed must not run (P3), so it is stopped first. Raises ExecutorError."""
+        while True:
+            try:
+                await executor.stop(name, directory, 0)
+                return await executor.remove(name, directory)
+            except EngineUnreachable as error:
+                log.warning("the engine does not answer", extra={"attempt": name, "error": str(error)})
+                await asyncio.sleep(ENGINE_WAIT_S)
 
     async def remove_ended(self, timeout_s: float) -> None:
         """Remove what is left of ended attempts now, as far as timeout_s seconds reach. For the agent's own end."""
@@ -511,10 +535,10 @@ def _same(mine: str, given: str) -> bool:
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask an engine until it answers: nothing may be decided while it does not."""
+    """Ask an engine until it answers: nothing may be decided while it does not, or while it cannot do it (P3)."""
     while True:
         try:
             return await call()
-        except EngineUnreachable as error:
+        except ExecutorError as error:
             log.warning("the engine does not answer", extra={"error": str(error)})
             await asyncio.sleep(ENGINE_WAIT_S)

@@ -7,40 +7,50 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from agent.cli import output
 from agent.cli.common import RUN_FAILED, USAGE, fail
+from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from agent.config import AgentConfig
     from agent.daemon import Daemon
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+F = TypeVar("F", bound=Callable[..., Any])
+LEVELS: Final = ("debug", "info", "warning")
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-@click.group()
+def setting(flag: str, **how: Any) -> Callable[[F], F]:
+    """An option of an agent, which is a variable PRIME_<OPTION> of the environment as well."""
+    variable = "PRIME_" + flag.lstrip("-").replace("-", "_").upper()
+    return click.option(flag, envvar=variable, show_default=bool(how.get("default")), **how)
+
+
+@click.group(cls=LazyGroup)
 def agent() -> None:
     """Run an agent."""
 
 
 @agent.command()
-@click.option("--data-dir", required=True, type=click.Path(file_okay=False, path_type=Path), help="All it keeps.")
-@click.option("--http", default="127.0.0.1:9100", show_default=True, help="HOST:PORT of the HTTP face.")
-@click.option("--bind", default="127.0.0.1:9101", show_default=True, help="HOST:PORT told to other agents.")
-@click.option("--database", default="", help="URL of a database for final states, such as sqlite:////var/lib/p.db.")
-@click.option("--executors", default="process,docker", show_default=True, help="Which engines to use.")
-@click.option("--slots", default=0, type=click.IntRange(0), help="Attempts at a time; four a core if left out.")
-@click.option("--secret-key", default="", help="File of the key for secrets; made if missing.")
-@click.option("--docker-network", default="", help="The network that containers join.")
-@click.option("--pull", default="missing", show_default=True, type=click.Choice(["missing", "always", "never"]))
-@click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
-@click.option("--join", help="Comes with clusters of more than one agent.", metavar="HOST:PORT,...")
-@click.option("--bootstrap-expect", type=int, help="Comes with clusters of more than one agent.")
-@click.option("--cluster-key", help="Comes with clusters of more than one agent.")
+@setting("--data-dir", required=True, type=click.Path(file_okay=False, path_type=Path), help="All it keeps.")
+@setting("--http", default="127.0.0.1:9100", help="HOST:PORT of the HTTP face.")
+@setting("--bind", default="127.0.0.1:9101", help="HOST:PORT told to other agents.")
+@setting("--database", default="", help="URL of a database for final states, such as sqlite:////var/lib/p.db.")
+@setting("--executors", default="process,docker", help="Which engines to use.")
+@setting("--slots", default=0, type=click.IntRange(0), help="Attempts at a time; four a core if left out.")
+@setting("--secret-key", default="", help="File of the key for secrets; made if missing.")
+@setting("--docker-network", default="", help="The network that containers join.")
+@setting("--pull", default="missing", type=click.Choice(["missing", "always", "never"]), help="When to pull images.")
+@setting("--log-level", default="info", type=click.Choice(LEVELS), help="Which events to log.")
+@setting("--join", help="Comes with clusters of more than one agent.", metavar="HOST:PORT,...")
+@setting("--bootstrap-expect", type=int, help="Comes with clusters of more than one agent.")
+@setting("--cluster-key", help="Comes with clusters of more than one agent.")
 def start(
     join: str | None,
     bootstrap_expect: int | None,
@@ -100,18 +110,21 @@ def run_agent(config: AgentConfig, started: Any = None) -> None:
 
 
 @click.command()
-@click.option("--data-dir", default=".prime", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: .prime in the project.")
 @click.option("--http", default="127.0.0.1:9100", show_default=True, help="HOST:PORT of the HTTP face.")
-@click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning"]))
-def dev(data_dir: Path, http: str, log_level: str) -> None:
+@click.option("--log-level", default="warning", show_default=True, type=click.Choice(LEVELS))
+def dev(data_dir: Path | None, http: str, log_level: str) -> None:
     """An agent for development: on this machine only, with SQLite, and the project one stands in applied.
 
     Jobs that name the executor docker run as local processes where no Docker engine answers, and the answer says so.
     """
     from agent.config import AgentConfig
     from agent.errors import ConfigError
+    from agent.folder import find_folder
 
     set_up_logging(log_level)
+    root = find_folder(Path.cwd())
+    data_dir = data_dir or (root or Path()) / ".prime"
     try:
         config = AgentConfig(
             data_dir=data_dir,
@@ -121,33 +134,49 @@ def dev(data_dir: Path, http: str, log_level: str) -> None:
         )
     except ConfigError as error:
         fail(str(error), USAGE)
-    run_agent(config, started=lambda daemon: threading.Thread(target=_greet, args=(daemon,), daemon=True).start())
+    _keep_out_of_git(data_dir)
+
+    def started(daemon: Daemon) -> None:
+        threading.Thread(target=_greet, args=(daemon, root), daemon=True).start()
+
+    run_agent(config, started=started)
 
 
-def _greet(daemon: Daemon) -> None:
+def _keep_out_of_git(data_dir: Path) -> None:
+    """The data directory lies in a project, and holds the key of its secrets."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (data_dir / ".gitignore").write_text("*\n")
+    except OSError as error:
+        fail(f"{data_dir} cannot be written: {error.strerror}; choose another with --data-dir", USAGE)
+
+
+def _greet(daemon: Daemon, root: Path | None) -> None:
     """Apply the project one stands in, and say what to do next."""
     from agent.client import ClientError
-    from agent.folder import find_folder
 
     click.echo(f"agent {daemon.identity.agent} answers at {daemon.http}; Ctrl-C ends it, its runs go on")
     if "docker" not in daemon.engines.ready:
         click.echo("no Docker engine answers: jobs for docker run as local processes")
-    root = find_folder(Path.cwd())
     if root is None:
         click.echo("this is no project folder: go to one and `prime plugin apply`, `prime job apply`")
         return
     try:
-        _apply(daemon.http, root)
+        applied = _apply(daemon.http, root)
     except ClientError as error:
         output.note(f"the project was not applied: {error}")
-    except SystemExit:
-        output.note("the project was not applied")
+    except SystemExit:  # what is wrong was said
+        output.note("the project was not applied; mend it, then `prime plugin apply` and `prime job apply`")
+    else:
+        if applied:
+            click.echo(f"try: prime --host {daemon.http} job run {applied[0]} --follow")
 
 
-def _apply(http: str, root: Path) -> None:
-    from agent.cli.common import open_folder, show_applied, user_name
-    from agent.cli.job import _batches, apply_project
-    from agent.client import Client, path
+def _apply(http: str, root: Path) -> list[str]:
+    """Apply plugins and jobs, each job by itself: one that has errors keeps no other out. Returns the jobs' names."""
+    from agent.cli.common import open_folder, show_applied, show_problems, user_name
+    from agent.cli.job import apply_jobs, apply_project
+    from agent.client import Client, Refused, path
 
     client, folder = Client([http], user_name()), open_folder(root)
     assert folder.project is not None
@@ -156,12 +185,14 @@ def _apply(http: str, root: Path) -> None:
     if folder.plugin_files:
         sent = [{"path": file, "yaml": text} for file, text in folder.plugin_files]
         client.post(path("projects", name, "plugins"), {"plugins": sent})
-    applied = []
+    applied: list[str] = []
     for found in folder.jobs():
-        for batch in _batches([found]):
-            answer = client.post(path("projects", name, "namespaces", found.namespace, "jobs"), {"specs": batch})
-            show_applied(answer)
-            applied += answer["jobs"]
-    click.echo(f"project {name} is applied: {', '.join(applied)}")
-    if applied:
-        click.echo(f"try: prime --host {http} job run {applied[0]} --follow")
+        try:
+            for answer in apply_jobs(client, name, [found]):
+                show_applied(answer, folder)
+                applied += answer["jobs"]
+        except Refused as error:
+            show_problems(error.problems, folder)
+            output.note(f"{folder.shown(found.file.path)} was not applied" + ("" if error.problems else f": {error}"))
+    click.echo(f"project {name} is applied: {', '.join(applied) or 'no jobs'}")
+    return applied

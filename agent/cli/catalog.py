@@ -5,21 +5,33 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from agent.cli import output
-from agent.cli.common import USAGE, fail, format_option, online, open_folder, project_name, project_option, show_applied
+from agent.cli.common import (
+    INTERRUPTED,
+    USAGE,
+    fail,
+    format_option,
+    online,
+    open_folder,
+    project_name,
+    project_option,
+    show_applied,
+)
 from agent.cli.job import apply_project
+from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from agent.client import Client
 
-PATH = click.Path(exists=True, path_type=Path)
+PATH: Final = click.Path(exists=True, path_type=Path)
+WATCH_S: Final = 1.0
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def project() -> None:
     """Projects: variables, presets, namespaces."""
 
@@ -62,16 +74,20 @@ def show(client: Client, project: str | None, form: str) -> None:
 
 @project.command("apply")
 @click.argument("where", required=False, default=".", type=PATH, metavar="[PATH]")
+@format_option
 @online
-def apply_project_command(client: Client, where: Path) -> None:
-    """Apply what optimus.yaml says of the project."""
+def apply_project_command(client: Client, where: Path, form: str) -> None:
+    """Apply what optimus.yaml says of the project: its variables, presets and namespaces."""
     folder = open_folder(where)
     apply_project(client, folder)
     assert folder.project is not None
-    click.echo(f"applied project {folder.project.name}")
+    if form == "json":
+        output.show_json({"project": folder.project.name})
+    else:
+        click.echo(f"applied project {folder.project.name}")
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def plugin() -> None:
     """Plugins: what tasks and hooks run."""
 
@@ -83,15 +99,17 @@ def plugin() -> None:
 def apply_plugins(client: Client, where: Path, form: str) -> None:
     """Apply the plugins of a project folder (plugins/*.yaml beside optimus.yaml)."""
     from agent.client import path
+    from agent.folder import PLUGINS, PROJECT_FILE
 
     folder = open_folder(where)
     assert folder.project is not None
-    apply_project(client, folder)
-    sent = [{"path": file, "yaml": text} for file, text in folder.plugin_files]
+    only = folder.name(where) if where.is_file() and where.name != PROJECT_FILE else None
+    sent = [{"path": file, "yaml": text} for file, text in folder.plugin_files if only in (None, file)]
     if not sent:
-        fail(f"{folder.root / 'plugins'} has no *.yaml", USAGE)
+        fail(f"{where} is no plugin: those of a project are the *.yaml in {folder.root / PLUGINS}", USAGE)
+    apply_project(client, folder)
     answer = client.post(path("projects", folder.project.name, "plugins"), {"plugins": sent})
-    show_applied(answer)
+    show_applied(answer, folder)
     if form == "json":
         output.show_json({"project": folder.project.name, "plugins": answer["names"]})
     else:
@@ -119,34 +137,42 @@ def list_plugins(client: Client, project: str | None, form: str) -> None:
     output.table(["NAME", "KIND", "HOOK", "EXECUTOR", "IMAGE", "DESCRIPTION"], rows)
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def secret() -> None:
     """Secrets: .secret.NAME in templates. A value is never shown again."""
 
 
 @secret.command("set")
 @click.argument("name")
-@click.option("--file", type=click.File("r"), help="Read the value from a file; - is stdin.")
+@click.option("--file", type=click.File("rb"), help="Read the value from a file; - is stdin.")
 @click.option("--namespace", default="", help="Only for this namespace's jobs.")
 @project_option
 @online
-def set_secret(client: Client, name: str, file: IO[str] | None, namespace: str, project: str | None) -> None:
+def set_secret(client: Client, name: str, file: IO[bytes] | None, namespace: str, project: str | None) -> None:
     """Set a secret. The value comes from a prompt, from stdin or --file: never from an argument others can see."""
     from agent.client import path
 
-    if file is not None:
-        value = file.read()
-    elif sys.stdin.isatty():
+    if file is None and sys.stdin.isatty():
         value = click.prompt("value", hide_input=True, confirmation_prompt=True)
     else:
-        value = sys.stdin.read()
-    body = {"value": value.removesuffix("\n"), "namespace": namespace}
+        value = _text(file.read() if file is not None else sys.stdin.buffer.read())
+    if not value:
+        fail(f"the value of {name} is empty; pipe it in, or name a file with --file", USAGE)
+    body = {"value": value, "namespace": namespace}
     project = project_name(project)
     known = {one["name"] for one in client.get(path("projects"))["projects"]}
     if project not in known:
         client.put(path("projects", project), {})
     client.put(path("projects", project, "secrets", name), body)
     click.echo(f"set {name} in {project}{'/' + namespace if namespace else ''}")
+
+
+def _text(data: bytes) -> str:
+    """A secret as it was read, but for a last end of line."""
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        fail("a secret is a UTF-8 text; encode other bytes first, as with base64", USAGE)
 
 
 @secret.command("list")
@@ -178,7 +204,7 @@ def delete_secret(client: Client, name: str, namespace: str, project: str | None
     click.echo(f"deleted {name}")
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def cluster() -> None:
     """The agents."""
 
@@ -189,17 +215,20 @@ def cluster() -> None:
 @online
 def status(client: Client, watch: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
     """The cluster as an agent sees it."""
-    while True:
-        answer = client.get("/api/v1/cluster")
-        if watch:
-            click.clear()
-        if form == "json":
-            output.show_json(answer)
-        else:
-            _show_cluster(answer)
-        if not watch:
-            return
-        time.sleep(1)
+    try:
+        while True:
+            answer = client.get("/api/v1/cluster")
+            if watch and sys.stdout.isatty():
+                click.clear()
+            if form == "json":
+                output.show_json(answer)
+            else:
+                _show_cluster(answer)
+            if not watch:
+                return
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _show_cluster(answer: dict[str, Any]) -> None:

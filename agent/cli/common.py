@@ -5,29 +5,30 @@ from __future__ import annotations
 import functools
 import getpass
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from agent.cli import output
+from agent.cli.lazy import HOST, HostOption
 
 if TYPE_CHECKING:
-    from agent.client import Client
+    from datetime import datetime
+
+    from agent.client import Client, Refused
     from agent.folder import Folder
 
 OK, RUN_FAILED, USAGE, UNREACHABLE, REFUSED = range(5)
 INTERRUPTED: Final = 130
+DEFAULT_HOST: Final = "http://127.0.0.1:9100"
+FOLDER: Final = "prime.folder"  # in the context that all commands share
+START: Final = "prime.start"
+AGO: Final = re.compile(r"([0-9.]+(h|m|s|ms))+")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def host_option(command: F) -> F:
-    """`--host`, on a command as well as before it."""
-    return click.option("--host", help="URL of an agent, or several with commas between.", metavar="URL[,URL...]")(
-        command
-    )
 
 
 def format_option(command: F) -> F:
@@ -40,40 +41,50 @@ def format_option(command: F) -> F:
 def online(command: F) -> F:
     """A command that asks an agent: gives it `client`, and turns what goes wrong into exit codes 3 and 4."""
 
-    @host_option
     @functools.wraps(command)
-    def wrapped(*args: Any, host: str | None, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         from agent.client import Refused, Unreachable
 
-        client = make_client(host)
+        click.get_current_context().meta[START] = kwargs.get("where")
         try:
-            return command(*args, client=client, **kwargs)
+            return command(*args, client=make_client(), **kwargs)
         except Unreachable as error:
             fail(str(error), UNREACHABLE)
         except Refused as error:
-            if error.problems:
-                output.problems(error.problems)
-                fail(f"refused: {len(error.problems)} problems ({error.code})", REFUSED)
-            fail(f"{error.detail} ({error.code})", REFUSED)
+            refused(error)
 
+    parameters: list[click.Parameter] = wrapped.__dict__.setdefault("__click_params__", [])
+    parameters.append(HostOption())
     return wrapped  # type: ignore[return-value]  # the same command with one option more
 
 
-def fail(message: str, code: int) -> None:
+def refused(error: Refused) -> None:
+    """Say why an agent said no, each problem with its place, and end with its exit code."""
+    if not error.problems:
+        fail(f"{error.detail} ({error.code})", REFUSED)
+    show_problems(error.problems, folder_here())
+    count = sum(one["severity"] == "error" for one in error.problems)
+    fail(f"the agent refused it: {_count(count, 'error')} ({error.code})", REFUSED)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong and end with `code`."""
     output.note(f"{output.coloured('error', 'red', sys.stderr)}: {message}")
     raise SystemExit(code)
 
 
-def make_client(host: str | None) -> Client:
+def make_client() -> Client:
     """A client of the agents that --host, PRIME_HOST or optimus.yaml name, else of the one on this machine."""
     from agent.client import Client
-    from agent.config import DEFAULT_HTTP
 
-    context = click.get_current_context(silent=True)
-    before = context.find_root().params.get("host") if context is not None else None
-    text = host or before or os.environ.get("PRIME_HOST") or _host_of_folder() or f"http://{DEFAULT_HTTP}"
-    hosts = [_url(one.strip()) for one in text.split(",") if one.strip()]
+    text = click.get_current_context().meta.get(HOST) or os.environ.get("PRIME_HOST") or _host_of_folder()
+    hosts = [_url(one.strip()) for one in (text or DEFAULT_HOST).split(",") if one.strip()]
+    if not hosts:
+        fail(f"--host {text!r}: the URL of an agent is expected, such as {DEFAULT_HOST}", USAGE)
     return Client(hosts, user_name())
 
 
@@ -82,14 +93,20 @@ def _url(host: str) -> str:
 
 
 def _host_of_folder() -> str:
-    from agent.folder import PROJECT_FILE, find_folder
-    from agent.spec.project import parse_project
+    folder = folder_here()
+    return folder.project.host if folder is not None and folder.project is not None else ""
 
-    root = find_folder(Path.cwd())
-    if root is None:
-        return ""
-    project, _problems = parse_project((root / PROJECT_FILE).read_text(errors="replace"), PROJECT_FILE)
-    return project.host if project is not None else ""
+
+def folder_here() -> Folder | None:
+    """The project of the command's PATH, else the one one stands in: its optimus.yaml, read once. None without any."""
+    context = click.get_current_context()
+    if FOLDER not in context.meta:
+        from agent.folder import find_folder, load_project
+
+        root = find_folder(context.meta.get(START) or Path.cwd())
+        context.meta[FOLDER] = load_project(root) if root is not None else None
+    found: Folder | None = context.meta[FOLDER]
+    return found
 
 
 def user_name() -> str:
@@ -101,16 +118,28 @@ def user_name() -> str:
 
 
 def open_folder(start: str | Path = ".") -> Folder:
-    """The project folder that `start` lies in. Ends with exit code 2 where there is none, or it is unreadable."""
+    """The project folder that `start` lies in. Ends with exit code 2 where there is none, or it has errors."""
     from agent.folder import load_folder
-    from agent.spec.errors import has_errors
 
     folder = load_folder(Path(start))
-    if folder.project is None and not has_errors(folder.problems):
-        fail(f"{Path(start).resolve()} lies in no project: no folder above it has an optimus.yaml", USAGE)
+    if not folder.is_project:
+        fail(no_project(start), USAGE)
+    return sound(folder)
+
+
+def no_project(start: str | Path) -> str:
+    """What is said where a project is needed and there is none."""
+    return f"{Path(start).resolve()} lies in no project: neither it nor a folder above it has an optimus.yaml"
+
+
+def sound(folder: Folder) -> Folder:
+    """The folder, if there is no error in what was read of it so far; else ends with exit code 2."""
+    from agent.spec.errors import has_errors
+
     if has_errors(folder.problems):
-        output.problems(problem_view(one) for one in folder.problems)
+        show_problems([problem_view(one) for one in folder.problems], folder)
         fail("the project folder has errors", USAGE)
+    assert folder.project is not None
     return folder
 
 
@@ -118,9 +147,32 @@ def project_name(given: str | None) -> str:
     """The project that is meant: named, or that of the folder one stands in."""
     if given:
         return given
-    folder = open_folder()
-    assert folder.project is not None
-    return folder.project.name
+    folder = folder_here()
+    if folder is None:
+        fail(f"{no_project('.')}; go to one, or name the project with --project", USAGE)
+    project = sound(folder).project
+    assert project is not None
+    return project.name
+
+
+def moment(text: str, flag: str) -> str:
+    """A time that a user typed, as RFC 3339: `2026-03-08T07:30:00Z`, a date, or how long ago (`90m`)."""
+    return read_moment(text, flag).isoformat().replace("+00:00", "Z")
+
+
+def read_moment(text: str, flag: str) -> datetime:
+    """As `moment`. Without a zone it is UTC. Ends with exit code 2 for what is no time."""
+    from datetime import UTC, datetime
+
+    from agent.spec import duration
+
+    try:
+        if AGO.fullmatch(text):
+            return datetime.now(UTC) - duration.parse(text)
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        fail(f"{flag} {text!r}: a time is expected, such as 2026-03-08T07:30:00Z, or how long ago, such as 90m", USAGE)
 
 
 def project_option(command: F) -> F:
@@ -140,8 +192,18 @@ def problem_view(problem: Any) -> dict[str, Any]:
     }
 
 
-def show_applied(answer: dict[str, Any]) -> None:
+def show_problems(found: Iterable[Mapping[str, Any]], folder: Folder | None) -> None:
+    """Problems on stderr, their files named as the user would from where he stands."""
+    output.problems(placed(found, folder))
+
+
+def placed(found: Iterable[Mapping[str, Any]], folder: Folder | None) -> list[dict[str, Any]]:
+    """Problems with their files named as the user would from where he stands."""
+    return [{**one, "file": one["file"] if folder is None else folder.shown(one["file"])} for one in found]
+
+
+def show_applied(answer: Mapping[str, Any], folder: Folder | None = None) -> None:
     """Warnings and notes of an answer, on stderr."""
-    output.problems(answer.get("warnings", ()))
+    show_problems(answer.get("warnings", ()), folder)
     for text in answer.get("notes", ()):
         output.note(f"note: {text}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -13,48 +16,79 @@ from agent.cli.common import INTERRUPTED
 if TYPE_CHECKING:
     from agent.client import Client
 
-WAIT_S = 30
+WAIT_S: Final = 30
+LINE_MAX: Final = 64 * 1024  # characters kept of a line that has no end
+GAP: Final = "--- output is missing here ---"
+RUN: Final = "run"  # the head of lines about the run itself
 
 
 def wait_for_run(client: Client, run_id: str) -> dict[str, Any]:
-    """The run, once it has ended. Interrupting it leaves the run alone."""
+    """The run, once it has ended. Interrupting it leaves the run alone; an agent that starts anew is waited for."""
     from agent.client import path
 
     try:
-        while True:
-            run: dict[str, Any] = client.get(path("runs", run_id, "wait"), timeout=WAIT_S)["run"]
-            if run["finished_at"] is not None:
-                return run
+        run: dict[str, Any] = client.get(path("runs", run_id))["run"]
+        while run["finished_at"] is None:
+            run = client.patient(lambda: client.get(path("runs", run_id, "wait"), timeout=WAIT_S))["run"]
     except KeyboardInterrupt:
         leave(run_id)
-        raise  # never reached
+    return run
 
 
-def leave(run_id: str) -> None:
+def leave(run_id: str) -> NoReturn:
     """The user stopped watching."""
     output.note(f"\nthe run goes on; see `prime run show {run_id}`, end it with `prime run cancel {run_id}`")
     raise SystemExit(INTERRUPTED)
 
 
-def follow_run(client: Client, run_id: str) -> dict[str, Any]:
-    """Show the run until it has ended; returns it as it is then."""
+def follow_run(
+    client: Client, run_id: str, *, err: bool = False, wanted: Mapping[str, Any] | None = None, times: bool = False
+) -> dict[str, Any]:
+    """Show the run until it has ended; returns it as it is then.
+
+    err: on stderr, where stdout is for the result. wanted: parameters of the logs. times: before each line of output.
+    """
     try:
-        return _Follower(client, run_id).follow()
+        return _Follower(client, run_id, err, dict(wanted or {}), times).follow()
     except KeyboardInterrupt:
         leave(run_id)
-        raise  # never reached
+
+
+def follow_instance(client: Client, run_id: str, instance: str, wanted: Mapping[str, Any], *, times: bool) -> None:
+    """Show the output of one instance, byte for byte, until it has ended."""
+    from agent.client import path
+
+    out = sys.stdout.buffer
+    try:
+        for event in client.events(path("runs", run_id, "instances", instance, "logs"), **wanted, follow=True):
+            if event.name == "line":
+                head = f"{event.data['time']} {event.data['stream']} ".encode() if times else b""
+                out.write(head + line_bytes(event.data) + (b"" if event.data["partial"] and not times else b"\n"))
+                out.flush()
+            elif event.name == "gap":
+                output.note(GAP)
+    except KeyboardInterrupt:
+        leave(run_id)
+
+
+def line_bytes(line: Mapping[str, Any]) -> bytes:
+    """What the task wrote."""
+    return base64.b64decode(line["base64"]) if line.get("base64") else line["text"].encode()
 
 
 class _Follower:
     """One thread follows the run, one more each attempt's output; lines are printed whole."""
 
-    def __init__(self, client: Client, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str, err: bool, wanted: dict[str, Any], times: bool) -> None:  # noqa: FBT001  private
         self._client = client
         self._run_id = run_id
+        self._err = err
+        self._wanted = wanted
+        self._times = times
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
         self._threads: dict[tuple[str, int], threading.Thread] = {}
-        self._width = 0
+        self._width = len(RUN)
 
     def follow(self) -> dict[str, Any]:
         from agent.client import path
@@ -63,11 +97,11 @@ class _Follower:
         for event in self._client.events(path("runs", self._run_id, "events")):
             if event.name == "run":
                 run = event.data
-                self._width = max(len(one["name"]) for one in run["instances"])
+                self._width = max(len(RUN), *(len(one["name"]) for one in run["instances"]))
                 self._show(run)
         for thread in self._threads.values():
             thread.join()
-        self._say("run", f"{run['state']}{_because(run)}")
+        self._say(RUN, f"{run['state']}{_because(run)}", state=run["state"])
         return run
 
     def _show(self, run: dict[str, Any]) -> None:
@@ -96,26 +130,40 @@ class _Follower:
         from agent.client import Client, ClientError, path
 
         client = Client(list(self._client.hosts), self._client.user)
+        where = path("runs", self._run_id, "instances", name, "logs")
+        begun = {"stdout": "", "stderr": ""}  # lines whose end has not come yet
         try:
-            for event in client.events(
-                path("runs", self._run_id, "instances", name, "logs"), attempt=attempt, follow=True
-            ):
+            for event in client.events(where, **self._wanted, attempt=attempt, follow=True):
                 if event.name == "line":
-                    self._say(name, event.data["text"], number, stream=event.data["stream"])
+                    self._line(name, number, event.data, begun)
                 elif event.name == "gap":
-                    self._say(name, "--- output is missing here ---", number)
+                    self._say(name, GAP, number)
         except ClientError as error:
             self._say(name, f"--- no more output can be shown: {error} ---", number)
+        for stream, text in begun.items():
+            if text:
+                self._say(name, text, number, stream=stream)
+
+    def _line(self, name: str, number: int, line: Mapping[str, Any], begun: dict[str, str]) -> None:
+        """Show a line once it is whole, or longer than anybody reads."""
+        stream = line["stream"]
+        text = begun[stream] + line["text"]
+        if line["partial"] and len(text) < LINE_MAX:
+            begun[stream] = text
+            return
+        begun[stream] = ""
+        self._say(name, f"{line['time']} {text}" if self._times else text, number, stream=stream)
 
     def _say(
         self, name: str, text: str, number: int | None = None, state: str | None = None, *, stream: str | None = None
     ) -> None:
+        to = sys.stderr if self._err else sys.stdout
         colour = None if number is None else output.PREFIX_COLOURS[number % len(output.PREFIX_COLOURS)]
-        head = output.coloured(name.rjust(self._width), colour)
+        head = output.coloured(name.rjust(self._width), colour, to)
         mark = {"stdout": "|", "stderr": "!"}.get(stream or "", "=")
-        body = output.coloured(text, output.COLOURS.get(state or "")) if state else text
+        body = output.coloured(text, output.COLOURS.get(state), to) if state else text
         with self._lock:
-            click.echo(f"{head} {mark} {body}")
+            click.echo(f"{head} {mark} {body}", err=self._err)
 
 
 def _because(row: dict[str, Any]) -> str:

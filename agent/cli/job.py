@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import base64
+import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from agent.cli import output
 from agent.cli.common import (
+    REFUSED,
     RUN_FAILED,
     USAGE,
     fail,
     format_option,
+    moment,
+    no_project,
     online,
     open_folder,
+    placed,
     problem_view,
     project_name,
     project_option,
+    read_moment,
     show_applied,
+    show_problems,
 )
 from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from agent.client import Client
-    from agent.folder import FolderJob
+    from agent.folder import Folder, FolderJob
+    from agent.spec.job import JobSpec
 
-APPLY_BATCH_BYTES = 24 * 1024 * 1024  # of one request
+T = TypeVar("T")
+APPLY_BATCH_BYTES: Final = 24 * 1024 * 1024  # of one request
+KEY_CHARACTERS_MAX: Final = 256
+ADHOC: Final = "adhoc"  # project and namespace of a spec that lies in none
+PAIR: Final = re.compile(r",(?=\s*[A-Za-z_][A-Za-z0-9_.\-]*=)")  # a comma before the next NAME=
 
 
 @click.group(cls=LazyGroup)
@@ -49,7 +60,7 @@ def job() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run a spec that was never applied.",
 )
-@click.option("--namespace", default="adhoc", show_default=True, help="Namespace of a run with --file.")
+@click.option("--namespace", help="Namespace of a run with --file; else the one it lies in, else adhoc.")
 @click.option("--wait", is_flag=True, help="Wait for the end; the run's result is the exit code.")
 @click.option("--follow", is_flag=True, help="Show states and output until the end; the result is the exit code.")
 @project_option
@@ -62,30 +73,47 @@ def run(
     request_id: str | None,
     config: tuple[str, ...],
     file: Path | None,
-    namespace: str,
+    namespace: str | None,
     wait: bool,  # noqa: FBT001  click gives flags so
     follow: bool,  # noqa: FBT001
     project: str | None,
     form: str,
 ) -> None:
     """Run a job now. Prints the run's id and waits for nothing, unless told to."""
-    from agent.client import path
+    from agent.client import Unreachable, path
 
     if (name is None) == (file is None):
         fail("name a job, or a spec with --file: one of the two", USAGE)
     body: dict[str, Any] = {"config": _pairs(config)}
     if at is not None:
-        body["scheduled_at"] = _moment(at, "--at").isoformat()
+        body["scheduled_at"] = moment(at, "--at")
     if file is not None:
-        spec, namespace_of_file, project = _adhoc(file, project)
-        body["spec"] = spec
-        where = path("projects", project, "namespaces", namespace_of_file or namespace, "runs")
+        body["spec"], in_namespace, in_project = _adhoc(file)
+        project = project or in_project
+        where = path("projects", project, "namespaces", namespace or in_namespace, "runs")
     else:
         assert name is not None
         where = path("projects", project_name(project), "jobs", name, "runs")
-    answer = client.post(where, body, key=request_id or str(uuid.uuid4()))
+    key = _key(request_id)
+    try:
+        answer = client.post(where, body, key=key)
+    except Unreachable as error:
+        if request_id is None:
+            raise Unreachable(f"{error}. To ask again without running it twice, add --request-id {key}") from error
+        raise
     show_applied(answer)
+    if answer["duplicate"]:
+        output.note("note: this was asked for before; it is the run of then")
     _after_submit(client, answer["run"], wait=wait, follow=follow, form=form)
+
+
+def _key(given: str | None) -> str:
+    """The Idempotency-Key of a request: with it, asking again never makes a second run (P2)."""
+    if given is None:
+        return str(uuid.uuid4())
+    if not 1 <= len(given) <= KEY_CHARACTERS_MAX or not all(" " <= one <= "~" for one in given):
+        fail(f"--request-id {given!r}: 1 to {KEY_CHARACTERS_MAX} printable ASCII characters are expected", USAGE)
+    return given
 
 
 def _after_submit(client: Client, started: dict[str, Any], *, wait: bool, follow: bool, form: str) -> None:
@@ -93,7 +121,7 @@ def _after_submit(client: Client, started: dict[str, Any], *, wait: bool, follow
 
     run_id = started["id"]
     if follow:
-        final = follow_run(client, run_id)
+        final = follow_run(client, run_id, err=form == "json")
     elif wait:
         final = wait_for_run(client, run_id)
     else:
@@ -111,17 +139,17 @@ def _after_submit(client: Client, started: dict[str, Any], *, wait: bool, follow
         raise SystemExit(RUN_FAILED)
 
 
-def _adhoc(file: Path, project: str | None) -> tuple[dict[str, Any], str, str]:
-    """A spec from its file, the namespace it lies in, and its project."""
-    from agent.folder import load_folder, load_job_file
+def _adhoc(file: Path) -> tuple[dict[str, Any], str, str]:
+    """A spec from its file, whatever it is called, with the namespace and the project it lies in."""
+    from agent.folder import Folder, find_folder, load_project
 
-    folder = load_folder(file)
-    found = load_job_file(file)
-    for known in folder.jobs() if folder.project is not None else ():
-        if Path(known.file.path).resolve() == file.resolve():
-            found = known
-    name = project or (folder.project.name if folder.project is not None else "adhoc")
-    return _sent(found), found.namespace, name
+    root = find_folder(file)
+    folder = load_project(root) if root is not None else Folder(file.parent)
+    found = folder.job(file)
+    if folder.problems:
+        show_problems([problem_view(one) for one in folder.problems], folder)
+        fail(f"{file} cannot be run", USAGE)
+    return _sent(found), found.namespace or ADHOC, folder.project.name if folder.project is not None else ADHOC
 
 
 def _sent(found: FolderJob) -> dict[str, Any]:
@@ -135,24 +163,14 @@ def _sent(found: FolderJob) -> dict[str, Any]:
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """`K=V,K=V`; a comma that no NAME= follows belongs to the value."""
     pairs = {}
-    for text in ",".join(texts).split(",") if texts else ():
+    for text in (pair for one in texts for pair in PAIR.split(one)):
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             fail(f"--config {text!r}: KEY=VALUE is expected", USAGE)
         pairs[key.strip()] = value
     return pairs
-
-
-def _moment(text: str, flag: str) -> datetime:
-    from datetime import UTC, datetime
-
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{flag} {text!r}: a time such as 2026-03-08T07:30:00Z is expected", USAGE)
-        raise
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 @job.command("list")
@@ -199,30 +217,53 @@ def show(client: Client, name: str, project: str | None, form: str) -> None:
 @online
 def apply(client: Client, where: Path, form: str) -> None:
     """Apply the jobs of a project folder (or those below PATH), with its variables and presets."""
-    from agent.client import path
-
     folder = open_folder(where)
     assert folder.project is not None
     name = folder.project.name
+    jobs = read_jobs(folder, where)
     apply_project(client, folder)
-    below = where if where.resolve() != folder.root.resolve() else None
-    by_namespace: dict[str, list[FolderJob]] = {}
-    for found in folder.jobs(below):
-        by_namespace.setdefault(found.namespace, []).append(found)
-    answers = [
-        client.post(path("projects", name, "namespaces", namespace, "jobs"), {"specs": batch}, read_s=300)
-        for namespace, jobs in by_namespace.items()
-        for batch in _batches(jobs)
-    ]
+    answers = apply_jobs(client, name, jobs)
     for answer in answers:
-        show_applied(answer)
+        show_applied(answer, folder)
     applied = [one for answer in answers for one in answer["jobs"]]
     if form == "json":
         output.show_json({"project": name, "jobs": applied})
     else:
-        click.echo(
-            f"applied {len(applied)} jobs to project {name}: {', '.join(applied)}" if applied else "no jobs found"
-        )
+        click.echo(f"applied {len(applied)} jobs to project {name}: {', '.join(applied)}")
+
+
+def read_jobs(folder: Folder, where: Path) -> list[FolderJob]:
+    """The jobs below a path of a project. Ends with the exit code of a refusal where one has errors: none is sent."""
+    from agent.spec.errors import Severity
+    from agent.spec.job import parse_job
+
+    jobs = list(folder.jobs(where if where.resolve() != folder.root.resolve() else None))
+    parsed = [parse_job(job.file.text, job.file.path, job.file.parents) for job in jobs]
+    found = [*folder.problems, *(problem for one in parsed for problem in one.problems)]
+    errors = [problem_view(one) for one in found if one.severity is Severity.ERROR]
+    if errors:
+        show_problems(errors, folder)
+        fail(f"nothing was applied: {len(errors)} errors", REFUSED)
+    for job in jobs:
+        if not job.namespace:
+            fail(f"{folder.shown(job.file.path)} lies in no namespace of {folder.shown('optimus.yaml')}", USAGE)
+    if not jobs:
+        fail(f"there is no job.yaml in a namespace's folder below {where}", USAGE)
+    return jobs
+
+
+def apply_jobs(client: Client, project: str, jobs: list[FolderJob]) -> list[dict[str, Any]]:
+    """Send jobs, by namespace; returns the answers."""
+    from agent.client import path
+
+    by_namespace: dict[str, list[FolderJob]] = {}
+    for found in jobs:
+        by_namespace.setdefault(found.namespace, []).append(found)
+    return [
+        client.post(path("projects", project, "namespaces", namespace, "jobs"), {"specs": batch}, read_s=300)
+        for namespace, some in by_namespace.items()
+        for batch in _batches(some)
+    ]
 
 
 def _batches(jobs: list[FolderJob]) -> list[list[dict[str, Any]]]:
@@ -288,15 +329,16 @@ def validate(where: Path, form: str) -> None:
     from agent.spec.errors import Severity
 
     folder = load_folder(where)
-    inside = folder.project is not None and where.resolve() != folder.root.resolve()
-    report = check(folder, where if inside or where.is_file() else None)
-    errors = [problem_view(one) for one in report.of(Severity.ERROR)]
-    warnings = [problem_view(one) for one in report.of(Severity.WARNING)]
+    report = check(folder, None if where.resolve() == folder.root.resolve() else where)
+    errors = placed([problem_view(one) for one in report.of(Severity.ERROR)], folder)
+    warnings = placed([problem_view(one) for one in report.of(Severity.WARNING)], folder)
     if form == "json":
         output.show_json({"jobs": report.jobs, "errors": errors, "warnings": warnings})
     else:
         output.problems([*errors, *warnings])
         click.echo(f"{report.jobs} jobs, {len(errors)} errors, {len(warnings)} warnings")
+        if not folder.is_project:
+            output.note(f"note: {no_project(where)}; plugins and variables are not known, and were not checked")
     if errors:
         raise SystemExit(RUN_FAILED)
 
@@ -312,17 +354,16 @@ def compile_(name: str, at: str, instance: str | None, form: str) -> None:
     from agent.spec.bundle import spec_of
     from agent.spec.compile import MASK, rfc3339
 
-    moment = _moment(at, "--at")
-    found, spec = _find(name)
-    folder = open_folder()
-    bundle = _tried(lambda: offline.bundle_of(folder, found, spec))
+    moment = read_moment(at, "--at")
+    folder, found, spec = _find(name)
+    bundle = _tried(folder, lambda: offline.bundle_of(folder, found, spec))
     if instance is not None:
         try:
             spec_of(spec, instance)
         except KeyError:
             fail(f"the job {name} has no instance {instance!r}", USAGE)
-    compiled = _tried(lambda: offline.compile_job(bundle, found, moment, instance))
-    texts = {path: data.decode(errors="replace") for path, data in compiled.files.items()}
+    compiled = _tried(folder, lambda: offline.compile_job(bundle, found, moment, instance))
+    texts = {path: _text(data) for path, data in compiled.files.items()}
     if form == "json":
         output.show_json(
             {
@@ -338,7 +379,14 @@ def compile_(name: str, at: str, instance: str | None, form: str) -> None:
     click.echo(f"window {rfc3339(compiled.window.start)} to {rfc3339(compiled.window.end)}")
     output.table(["NAME", "VALUE"], [*compiled.environment.items(), *((key, MASK) for key in compiled.secrets)])
     for path, text in texts.items():
-        click.echo(f"\n--- {path}\n{text}")
+        click.echo(f"\n--- {path}\n{text if text is not None else '(not a text)'}")
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 @job.command("next")
@@ -353,33 +401,41 @@ def next_(name: str, after: str | None, count: int, form: str) -> None:
     from agent.offline import next_ticks
     from agent.spec.compile import rfc3339
 
-    moment = datetime.now(UTC) if after is None else _moment(after, "--after")
-    _found, spec = _find(name)
-    ticks = [rfc3339(tick) for tick in _tried(lambda: next_ticks(spec, moment, count))]
+    moment = datetime.now(UTC) if after is None else read_moment(after, "--after")
+    folder, _found, spec = _find(name)
+    ticks = [rfc3339(tick) for tick in _tried(folder, lambda: next_ticks(spec, moment, count))]
     if form == "json":
         output.show_json({"ticks": ticks})
     else:
         click.echo("\n".join(ticks) if ticks else "no more ticks")
 
 
-def _find(name: str) -> Any:
+def _find(name: str) -> tuple[Folder, FolderJob, JobSpec]:
+    """A job of the folder one stands in. What else is wrong in the folder does not matter."""
+    from agent.folder import load_folder
     from agent.offline import NoSuchJob, find_job
 
-    folder = open_folder()
+    folder = load_folder(Path())
+    if folder.project is None:
+        folder = open_folder()  # which says why not
     try:
-        return _tried(lambda: find_job(folder, name))
+        found, spec = _tried(folder, lambda: find_job(folder, name))
     except NoSuchJob as error:
         fail(str(error), USAGE)
+    return folder, found, spec
 
 
-def _tried(work: Any) -> Any:
+def _tried(folder: Folder, work: Callable[[], T]) -> T:
     """Do something with a spec; what is wrong with it ends the command with exit code 1."""
-    from agent.spec.errors import SpecError
+    from agent.spec.errors import Severity, SpecError
 
     try:
         return work()
     except SpecError as error:
-        output.problems(problem_view(one) for one in error.problems)
-        fail(f"{len(error.problems)} problems", RUN_FAILED)
+        show_problems([problem_view(one) for one in error.problems], folder)
+        count = sum(one.severity is Severity.ERROR for one in error.problems)
+        fail(f"the job has {count} errors", RUN_FAILED)
     except ValueError as error:
+        # A plugin that seems not to be there may be one that could not be read.
+        show_problems([problem_view(one) for one in folder.problems], folder)
         fail(str(error), RUN_FAILED)

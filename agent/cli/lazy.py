@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import Final
 
 import click
 
+HOST: Final = "prime.host"  # where the last --host is kept, in the context that all commands share
+
+
+def _keep_host(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[HOST] = value
+
+
+class HostOption(click.Option):
+    """`--host`, before and after each word of a command; the last one counts."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["--host"],
+            help="URL of an agent, or several with commas between.",
+            metavar="URL[,URL...]",
+            expose_value=False,
+            callback=_keep_host,
+        )
+
 
 class LazyGroup(click.Group):
-    """A group whose commands are named by `module:attribute` and a line of help."""
+    """A group whose commands are named by `module:attribute` and a line of help. It takes --host."""
 
     def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # handed through as click gave them
         self.lazy = dict(lazy or {})
+        self.params.append(HostOption())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ import click
 
 from agent.cli.lazy import LazyGroup
 
+USAGE: Final = 2
+PASSED: Final = "PRIME_OPTIMUS_PASSED"  # programs called optimus that know not what to do, for the next one
 COMMANDS: Final = {
     "job": ("agent.cli.job:job", "Check, apply and run jobs"),
     "run": ("agent.cli.run:run", "Look at runs, end them, run them again"),
@@ -26,18 +29,12 @@ COMMANDS: Final = {
 }
 
 
-@click.group(
-    cls=LazyGroup,
-    lazy=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PRIME"},
-)
-@click.option("--host", help="URL of an agent, or several with commas between.", metavar="URL[,URL...]")
-def cli(host: str | None) -> None:
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
     """prime runs Optimus jobs.
 
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 no agent can be reached, 4 an agent refused.
     """
-    del host  # looked up by the commands that ask an agent
 
 
 @click.command()
@@ -46,9 +43,10 @@ def completion(shell: str) -> None:
     """Print a completion script: eval "$(prime completion bash)"."""
     from click.shell_completion import get_completion_class
 
+    name = click.get_current_context().find_root().info_name or "prime"
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "prime", "_PRIME_COMPLETE").source())
+    click.echo(kind(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
 
 
 @click.command()
@@ -65,13 +63,20 @@ def main() -> None:
 
 
 def optimus() -> None:
-    """The entry point `optimus`: what prime does not know goes to the next `optimus` on PATH."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    """The entry point `optimus`: what prime does not know goes to the next `optimus` on PATH, the original client."""
+    words = _words(sys.argv[1:])
     if words and not _knows(words):
-        other = _next_optimus()
-        if other is not None:
-            os.execv(other, [other, *sys.argv[1:]])  # noqa: S606  the original client, with the user's own arguments
-    cli(prog_name="optimus", auto_envvar_prefix="PRIME", complete_var="_OPTIMUS_COMPLETE")
+        _hand_over(words)
+    cli(prog_name="optimus")
+
+
+def _words(arguments: list[str]) -> list[str]:
+    """The words of a command line that are neither options nor the value of --host."""
+    return [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if not word.startswith("-") and before != "--host"
+    ]
 
 
 def _knows(words: list[str]) -> bool:
@@ -85,12 +90,29 @@ def _knows(words: list[str]) -> bool:
     return words[1] in command.list_commands(context)
 
 
-def _next_optimus() -> str | None:
-    """The first `optimus` on PATH that is not this program."""
-    mine = {Path(sys.argv[0]).resolve(), (Path(sys.executable).parent / "optimus").resolve()}
+def _hand_over(words: list[str]) -> None:
+    """Become the next `optimus` on PATH. Ends with exit code 2 where there is none."""
+    asked = " ".join(words[:2])
+    passed = [one for one in os.environ.get(PASSED, "").split(os.pathsep) if one]
+    mine = [str(Path(one).resolve()) for one in (sys.argv[0], Path(sys.executable).parent / "optimus")]
+    other = _next_optimus({*passed, *mine})
+    if other is None:
+        message = f"`optimus {asked}` is no command of prime, and there is no other `optimus` on PATH to hand it to"
+        click.echo(f"error: {message}. `optimus --help` shows what prime can do", err=True)
+        raise SystemExit(USAGE)
+    os.environ[PASSED] = os.pathsep.join([*passed, *mine])
+    try:
+        os.execv(other, [other, *sys.argv[1:]])  # noqa: S606  the original client, with the user's own arguments
+    except OSError as error:
+        click.echo(f"error: {other} cannot be run: {error.strerror}", err=True)
+        raise SystemExit(USAGE) from error
+
+
+def _next_optimus(passed: Collection[str]) -> str | None:
+    """The first `optimus` on PATH that was not asked yet: another prime would hand it on to us again."""
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         found = shutil.which("optimus", path=folder)
-        if found is not None and Path(found).resolve() not in mine:
+        if found is not None and str(Path(found).resolve()) not in passed:
             return found
     return None
 

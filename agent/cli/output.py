@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -18,6 +19,8 @@ COLOURS: Final = {
     "running": "cyan",
     "up_for_retry": "yellow",
 }
+MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+FRACTION: Final = re.compile(r"\.\d+Z$")
 PREFIX_COLOURS: Final = ("cyan", "magenta", "blue", "yellow", "green")
 
 
@@ -45,10 +48,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _cell(value: object) -> str:
+    """One line of text: `-` for nothing, times to the second."""
     if value is None:
         return "-"
-    text = str(value)
-    return text.split(".")[0] + "Z" if text.endswith("Z") and "T" in text and "." in text else text
+    text = str(value).replace("\r", "\\r").replace("\n", "\\n")
+    return FRACTION.sub("Z", text) if MOMENT.fullmatch(text) else text
 
 
 def note(text: str) -> None:
@@ -77,8 +81,10 @@ def _excerpt(one: Mapping[str, Any], texts: Mapping[str, str]) -> None:
             return
     lines = text.splitlines()
     if 1 <= one["line"] <= len(lines) and lines[one["line"] - 1].strip():
-        note(f"    {lines[one['line'] - 1]}")
-        note(f"    {' ' * (one['column'] - 1)}^")
+        line = lines[one["line"] - 1]
+        before = "".join("\t" if letter == "\t" else " " for letter in line[: one["column"] - 1])
+        note(f"    {line}")
+        note(f"    {before}^")
 
 
 def duration(begin: str | None, end: str | None) -> str:

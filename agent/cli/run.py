@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli import output
-from agent.cli.common import RUN_FAILED, USAGE, fail, format_option, online
+from agent.cli.common import RUN_FAILED, USAGE, fail, format_option, moment, online
 from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def run() -> None:
 @click.option("--job")
 @click.option("--state", help="queued, running, success, failed, cancelled, ...")
 @click.option("--origin", help="manual, schedule, pipeline, replay, test")
-@click.option("--since", help="Created at or after (RFC 3339).", metavar="TIME")
-@click.option("--until", help="Created before (RFC 3339).", metavar="TIME")
+@click.option("--since", help="Created at or after: RFC 3339, or how long ago (90m).", metavar="TIME")
+@click.option("--until", help="Created before.", metavar="TIME")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--cursor", help="Go on where an earlier list ended.")
 @format_option
@@ -36,6 +36,9 @@ def list_runs(client: Client, form: str, **wanted: Any) -> None:
     """Runs, newest first."""
     from agent.client import path
 
+    for key in ("since", "until"):
+        if wanted[key] is not None:
+            wanted[key] = moment(wanted[key], f"--{key}")
     answer = client.get(path("runs"), **wanted)
     if form == "json":
         output.show_json(answer)
@@ -79,7 +82,7 @@ def show(client: Client, run_id: str, form: str) -> None:
 @click.option("--attempt", type=click.IntRange(1), help="Its number; the last if left out.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until it has ended.")
 @click.option("--tail", type=click.IntRange(0), help="Only the last so many lines.")
-@click.option("--since", help="Only lines later than this (RFC 3339).", metavar="TIME")
+@click.option("--since", help="Only lines since then: RFC 3339, or how long ago (90m).", metavar="TIME")
 @click.option("--stream", type=click.Choice(["stdout", "stderr"]))
 @click.option("--timestamps", is_flag=True, help="With the time and stream of each line.")
 @online
@@ -95,7 +98,7 @@ def logs(
     timestamps: bool,  # noqa: FBT001
 ) -> None:
     """Output of a run's instances."""
-    from agent.cli.follow import follow_run
+    from agent.cli.follow import follow_instance, follow_run
     from agent.client import path
 
     if follow and tail is not None:
@@ -106,13 +109,14 @@ def logs(
         instance = next(one["name"] for one in run["instances"] if one["type"] == "task")
     if instance is None and len(names) == 1:
         instance = names[0]
-    if instance is None and follow:
-        follow_run(client, run["id"])
+    wanted: dict[str, Any] = {"stream": stream, "since": None if since is None else moment(since, "--since")}
+    if follow and instance is None:
+        follow_run(client, run["id"], wanted=wanted, times=timestamps)
         return
-    wanted = {"attempt": attempt, "stream": stream, "since": since}
+    wanted["attempt"] = attempt
     if follow:
         assert instance is not None
-        _follow_one(client, run["id"], instance, wanted)
+        follow_instance(client, run["id"], instance, wanted, times=timestamps)
         return
     for name in [instance] if instance else names:
         pieces = client.text(
@@ -138,21 +142,6 @@ def _print(pieces: Any, prefix: str) -> None:
     if rest:
         out.write(prefix.encode() + rest + b"\n")
     out.flush()
-
-
-def _follow_one(client: Client, run_id: str, instance: str, wanted: dict[str, Any]) -> None:
-    from agent.cli.follow import leave
-    from agent.client import path
-
-    where = path("runs", run_id, "instances", instance, "logs")
-    try:
-        for event in client.events(where, **wanted, follow=True):
-            if event.name == "line":
-                click.echo(event.data["text"], nl=not event.data["partial"])
-            elif event.name == "gap":
-                output.note("--- output is missing here ---")
-    except KeyboardInterrupt:
-        leave(run_id)
 
 
 def _after(answer: dict[str, Any], form: str, words: str) -> None:

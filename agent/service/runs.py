@@ -179,8 +179,8 @@ class Runs:
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}", 409)
         context = self._context
-        applied = await context.propose(c.CancelRun(context.now_ms(), run_id, caller.name, context.agent))
-        return Accepted(applied.index, await self._queries.run(run_id))
+        applied = await context.propose(c.CancelRun(context.now_ms(), run.id, caller.name, context.agent))
+        return Accepted(applied.index, await self._queries.run(run.id))
 
     async def retry(self, run_id: str, caller: Caller, *, only_failed: bool = True) -> Accepted:
         """Run again what did not succeed, or everything. What was made before stays (P4)."""
@@ -224,9 +224,9 @@ class Runs:
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}; clear it to run it again", 409)
         context = self._context
-        command = c.MarkInstance(context.now_ms(), run_id, instance, InstanceState(state), caller.name, context.agent)
+        command = c.MarkInstance(context.now_ms(), run.id, instance, InstanceState(state), caller.name, context.agent)
         applied = await context.propose(command)
-        return Accepted(applied.index, await self._queries.run(run_id))
+        return Accepted(applied.index, await self._queries.run(run.id))
 
 
 def _check_request(request: RunRequest) -> None:

@@ -218,8 +218,9 @@ async def prime(root: Path, *, slots: int = 8) -> AsyncIterator[Prime]:
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in reversed(tasks):
+    failures: list[BaseException] = []
+    for task in reversed(tasks):  # one after the other, as the agent itself: what is told at the end is still taken
         task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            raise result
+        failures += [one for one in await asyncio.gather(task, return_exceptions=True) if isinstance(one, Exception)]
+    if failures:
+        raise failures[0]

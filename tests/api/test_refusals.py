@@ -139,14 +139,14 @@ async def test_p8_a_web_page_cannot_drive_the_agent(tmp_path: Path, origin: str)
 @in_loop
 async def test_what_nobody_foresaw_is_logged_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with prime(tmp_path) as agent:
-        agent.replica.table.rows.agents = None  # type: ignore[assignment]  a broken agent
+        agent.replica.table.rows.agents = None  # type: ignore[assignment]  # a broken agent
         with caplog.at_level(logging.ERROR):
             status, answer = await agent.call("GET", "/api/v1/cluster")
         agent.replica.table.rows.agents = {}
         assert (status, answer["code"]) == (500, "internal")
         assert "NoneType" not in answer["detail"]
         record = next(one for one in caplog.records if one.message == "a request failed")
-        assert record.request in answer["detail"]  # type: ignore[attr-defined]  the field of the log line
+        assert record.request in answer["detail"]  # type: ignore[attr-defined]  # the field of the log line
 
 
 @in_loop
