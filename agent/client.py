@@ -256,5 +256,6 @@ def _with(base: str, parameters: Mapping[str, object]) -> str:
 
 def _short(error: BaseException) -> str:
     """What went wrong, without the names of classes and the number of an object before it."""
-    text = str(error)
+    cause = error.args[-1] if isinstance(error, urllib3.exceptions.ProtocolError) else error
+    text = str(cause)
     return text.rpartition(": ")[2] if "Connection" in text else text or type(error).__name__

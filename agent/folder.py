@@ -83,14 +83,14 @@ class Folder:
 
     def job(self, path: Path) -> FolderJob:
         """The job in one file; its namespace is the innermost whose folder it lies in."""
-        path = path.resolve()
+        path = _place(path)
         bases = self._bases() if self.project is not None else {}
         around = [name for name, base in bases.items() if path.is_relative_to(base)]
         return self._job(max(around, key=lambda name: len(bases[name].parts), default=UNNAMED), path)
 
     def name(self, path: Path) -> str:
         """A file's name in the project: its path below the project folder."""
-        return Path(os.path.relpath(path.resolve(), self.root.resolve())).as_posix()
+        return Path(os.path.relpath(_place(path), self.root.resolve())).as_posix()
 
     def shown(self, name: str) -> str:
         """What a user would type for it from where he stands."""
@@ -154,6 +154,11 @@ class Folder:
     def _add(self, problem: Problem) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _place(path: Path) -> Path:
+    """Where a file really lies. A link is a file of the folder it is in, whatever it leads to."""
+    return path.parent.resolve() / path.name
 
 
 def find_folder(start: Path) -> Path | None:

@@ -94,7 +94,7 @@ async def test_p5_history_that_the_database_lacks_is_kept(tmp_path: Path) -> Non
         keeper = housekeeper(agent, replace(FOREVER, history_ms=-1, history_bytes=0))
         await keeper.sweep((0, 0))
         assert agent.replica.history.get(finished) is not None
-        await keeper.sweep(agent.replica.history.last)
+        await keeper.sweep(agent.replica.history.last())
         assert agent.replica.history.get(finished) is None
 
 

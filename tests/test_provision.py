@@ -55,14 +55,14 @@ async def test_p8_no_stored_copy_has_ever_held_a_secret(tmp_path: Path) -> None:
             "yaml": job_yaml(
                 PASSWORD="x{{ .secret.A }}", SQUEEZED='{{ .secret.A | replace " " "" }}', MOCK_OUTPUT="hi"
             ),
-            "assets": {"login.txt": "dXNlcjp7eyAuUEFTU1dPUkQgfX0=", "raw.bin": "/wA="},  # user:{{ .PASSWORD }}
+            "assets": {"login.txt": "dXNlcjp7eyAuc2VjcmV0LkEgfX0=", "raw.bin": "/wA="},  # user:{{ .secret.A }}
         }
         await agent.ok("POST", "/api/v1/projects/p/namespaces/n/jobs", {"specs": [spec]})
         run = await agent.ended((await agent.submit())["id"])
         assert run["state"] == "success"
         (manifest,) = await agent.service.queries.assets(run["id"])
         assert manifest["secrets"] == {"PASSWORD": "***", "SQUEEZED": "***"}
-        assert manifest["assets"] == {"login.txt": "user:x***", "raw.bin": None}
+        assert manifest["assets"] == {"login.txt": "user:***", "raw.bin": None}
         blobs = [path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
         assert len(blobs) >= 4
         for value in (SECRET.encode(), SECRET.replace(" ", "").encode()):

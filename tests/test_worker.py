@@ -1,4 +1,4 @@
-"""The worker over a whole agent: what it does when it is killed, when its engine fails, and when work is stopped.
+"""The worker over a whole agent: what it does when it is killed, what it leaves behind, and where secrets are.
 
 A restart is acted by cancelling the worker and starting another on the same table, journal and engine.
 """
@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -19,143 +15,31 @@ import pytest
 from agent import worker as worker_module
 from agent.attempt import EndNote, Intent
 from agent.errors import Refusal
-from agent.runtable.model import Attempt
-from agent.store.journal import JournalEntry
 from agent.worker import Worker
-from executors.base import AttemptSpec, LogLine, Outcome, Started
-from executors.errors import EngineUnreachable, ExecutorError, StartRefused
-from executors.mock import MockEngine, MockExecutor
-from tests.api.harness import Prime, in_loop, prime
-
-GATE = "gate"
-
-
-class Faulty(MockExecutor):
-    """A mock engine's executor whose calls fail as the test says.
-
-    failing: {method: the error it raises}; met: set when one was raised. held: methods that never answer.
-    """
-
-    def __init__(self, engine: MockEngine) -> None:
-        super().__init__(engine)
-        self.failing: dict[str, ExecutorError] = {}
-        self.held: set[str] = set()
-        self.met = asyncio.Event()
-
-    async def _meet(self, method: str) -> None:
-        if method in self.held:
-            self.met.set()
-            await asyncio.Event().wait()
-        if method in self.failing:
-            self.met.set()
-            raise self.failing[method]
-
-    async def start(self, spec: AttemptSpec) -> Started:
-        await self._meet("start")
-        return await super().start(spec)
-
-    async def attach(self, name: str, directory: Path) -> Started | None:
-        await self._meet("attach")
-        return await super().attach(name, directory)
-
-    async def wait(self, name: str, directory: Path) -> Outcome:
-        await self._meet("wait")
-        return await super().wait(name, directory)
-
-    async def stop(self, name: str, directory: Path, grace_s: float) -> None:
-        await self._meet("stop")
-        await super().stop(name, directory, grace_s)
-
-    async def remove(self, name: str, directory: Path) -> None:
-        await self._meet("remove")
-        await super().remove(name, directory)
-
-    async def logs(
-        self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False
-    ) -> AsyncIterator[LogLine]:
-        await self._meet("logs")
-        async for line in super().logs(name, directory, since_ns, follow=follow):
-            yield line
+from executors.base import AttemptSpec
+from executors.errors import EngineUnreachable, ExecutorError
+from tests.api.harness import in_loop, prime
+from tests.restarts import (
+    GATE,
+    Faulty,
+    attempts,
+    cleaned,
+    entries,
+    faulty,
+    journaled,
+    kill,
+    name_of,
+    records,
+    shown,
+    start,
+    taken_up,
+)
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask an engine that is away again at once."""
     monkeypatch.setattr(worker_module, "ENGINE_WAIT_S", 0.01)
-
-
-async def kill(agent: Prime) -> None:
-    """End the worker as a killed agent would: nothing more is journaled or told. What runs goes on."""
-    task = agent.tasks.pop()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def start(agent: Prime, executor: MockExecutor | None = None, **settings: Any) -> Worker:
-    """Start another worker on what the last one has left."""
-    old = agent.worker
-    agent.worker = Worker(
-        old.replica,
-        old._journal,
-        old._journal_thread,
-        {"mock": executor or MockExecutor(agent.engine)},
-        old._provisioner,
-        old._logs,
-        replace(old._settings, **settings),
-    )
-    agent.tasks.append(asyncio.create_task(agent.worker.run_forever()))
-    return agent.worker
-
-
-@asynccontextmanager
-async def faulty(root: Path) -> AsyncIterator[tuple[Prime, Faulty]]:
-    """An agent whose engine fails on demand."""
-    async with prime(root) as agent:
-        await kill(agent)
-        executor = Faulty(agent.engine)
-        start(agent, executor)
-        yield agent, executor
-
-
-def name_of(agent: Prime, run: Any, number: int = 1) -> str:
-    rows = agent.replica.table.rows
-    return f"prime-{rows.cluster}-{rows.generation}-{run['id']}-container-{number}"
-
-
-def attempts(agent: Prime, run: Any) -> list[Attempt]:
-    """The attempts of the run's task, as the table has them now."""
-    found = agent.replica.run(run["id"])
-    assert found is not None
-    return found.instances[0].attempts
-
-
-def shown(run: Any) -> list[tuple[int, str, str | None]]:
-    """(number, state, reason) of each attempt of an ended run's task."""
-    return [(one["number"], one["state"], one["reason"]) for one in run["instances"][0]["attempts"]]
-
-
-async def journaled(agent: Prime, call: Callable[[], Any]) -> Any:
-    return await agent.worker._journaled(call)
-
-
-async def entries(agent: Prime) -> dict[str, JournalEntry]:
-    return {entry.name: entry for entry in await journaled(agent, agent.worker._journal.entries)}
-
-
-async def cleaned(agent: Prime) -> None:
-    """Wait until the clean-up has nothing left to do."""
-    while agent.worker._ended or agent.worker.driven:  # noqa: ASYNC110  nothing tells when the clean-up is done
-        await asyncio.sleep(0)
-
-
-async def taken_up(worker: Worker, name: str) -> None:
-    """Wait until the worker has found the attempt again."""
-    while name not in worker.driven or worker.driven[name].started is None:  # noqa: ASYNC110  as above
-        await asyncio.sleep(0)
-
-
-def records(agent: Prime, run: Any, number: int = 1) -> list[str]:
-    return [line.data.decode() for line in agent.logs.read(run["id"], "container", number) if isinstance(line, LogLine)]
 
 
 # -- a killed agent ----------------------------------------------------------------------------------------------------
@@ -310,166 +194,6 @@ async def test_p3_a_refusal_that_was_journaled_holds_after_a_restart(tmp_path: P
         assert shown(ended) == [(1, "failed", "executor_error")]
         assert "the reason given then" in str(ended["instances"][0])
         assert not agent.engine.starts
-
-
-# -- an engine that fails ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("error", "reason"), [("image", "image"), ("executor_error", "executor_error")])
-@in_loop
-async def test_a_start_that_fails_ends_the_attempt_with_the_engines_reason(
-    tmp_path: Path, error: str, reason: str
-) -> None:
-    async with prime(tmp_path) as agent:
-        await agent.apply(MOCK_START_ERROR=error)
-        ended = await agent.ended((await agent.submit())["id"])
-        assert shown(ended) == [(1, "failed", reason)]
-        assert f"MOCK_START_ERROR={error}" in str(ended["instances"][0])
-        assert agent.worker.ended_counts["mock", reason] == 1
-        assert agent.worker.starts == 0
-
-
-@in_loop
-async def test_p3_a_refused_start_is_followed_by_a_new_attempt(tmp_path: Path) -> None:
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply()
-        executor.failing["start"] = StartRefused("it came after its not-after")
-        run = await agent.submit()
-        await executor.met.wait()
-        executor.failing.clear()
-        ended = await agent.ended(run["id"])
-        assert shown(ended)[0] == (1, "failed", "fenced")
-        assert shown(ended)[-1][1:] == ("success", None)
-        assert agent.engine.starts[name_of(agent, run)] == 0
-
-
-@in_loop
-async def test_p3_an_unanswered_start_is_asked_about_and_not_tried_again(tmp_path: Path) -> None:
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply()
-        executor.failing = {one: EngineUnreachable("away") for one in ("start", "attach")}
-        run = await agent.submit()
-        await executor.met.wait()
-        executor.met.clear()
-        await executor.met.wait()
-        assert attempts(agent, run)[0].open  # nothing is decided while the engine is away
-        executor.failing.clear()
-        ended = await agent.ended(run["id"])
-        assert shown(ended) == [(1, "failed", "agent_lost"), (2, "success", None)]
-        assert agent.engine.starts == {name_of(agent, run, 2): 1}
-
-
-@pytest.mark.parametrize("error", [EngineUnreachable("away"), ExecutorError("500: the engine is confused")])
-@in_loop
-async def test_p3_running_work_is_waited_for_while_its_engine_is_away(tmp_path: Path, error: ExecutorError) -> None:
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply(MOCK_DURATION_MS=GATE, MOCK_OUTPUT="one\n")
-        executor.failing["wait"] = error
-        executor.failing["logs"] = EngineUnreachable("away")
-        run = await agent.submit()
-        name = await agent.running(run["id"])
-        await executor.met.wait()
-        executor.met.clear()
-        agent.engine.release(name)
-        await executor.met.wait()
-        assert attempts(agent, run)[0].open
-        executor.failing.clear()
-        assert shown(await agent.ended(run["id"])) == [(1, "success", None)]
-        assert records(agent, run) == ["one"]
-
-
-@in_loop
-async def test_output_that_the_engine_does_not_have_any_more_costs_no_attempt(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply(MOCK_OUTPUT="lost\n")
-        executor.failing["logs"] = ExecutorError("there is no such container")
-        assert shown(await agent.ended((await agent.submit())["id"])) == [(1, "success", None)]
-        assert "output is incomplete" in caplog.messages
-
-
-@in_loop
-async def test_output_that_does_not_come_is_not_waited_for_longer_than_a_while(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_module, "LOG_DRAIN_S", 0.01)
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply()
-        executor.held.add("logs")
-        assert shown(await agent.ended((await agent.submit())["id"])) == [(1, "success", None)]
-        assert "output is incomplete: the engine gave no more" in caplog.messages
-
-
-@in_loop
-async def test_an_executor_that_is_not_there_fails_the_attempt_and_says_so(tmp_path: Path) -> None:
-    async with prime(tmp_path) as agent:
-        await agent.apply()
-        await kill(agent)
-        start(agent)
-        agent.worker._executors = {}
-        ended = await agent.ended((await agent.submit())["id"])
-        assert shown(ended) == [(1, "failed", "executor_error")]
-        assert "has no executor 'mock'" in str(ended["instances"][0])
-
-
-# -- stopping ----------------------------------------------------------------------------------------------------------
-
-
-@in_loop
-async def test_p3_what_is_stopped_before_it_began_never_begins(tmp_path: Path) -> None:
-    async with prime(tmp_path) as agent:
-        await agent.apply()
-        await kill(agent)
-        run = await agent.submit()
-        await agent.until(lambda: attempts(agent, run))
-        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
-        start(agent)
-        ended = await agent.ended(run["id"])
-        assert ended["state"] == "cancelled"
-        assert not agent.engine.starts
-
-
-@in_loop
-async def test_a_cancelled_attempt_that_was_refused_before_a_restart_is_cancelled(tmp_path: Path) -> None:
-    async with prime(tmp_path) as agent:
-        await agent.apply()
-        await kill(agent)
-        run = await agent.submit()
-        await agent.until(lambda: attempts(agent, run))
-        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
-        await journaled(agent, lambda: agent.worker._journal.refuse(name_of(agent, run), "stopped"))
-        start(agent)
-        ended = await agent.ended(run["id"])
-        assert (ended["state"], shown(ended)[0][2]) == ("cancelled", "cancelled")
-
-
-@in_loop
-async def test_running_work_is_stopped_and_its_end_awaited(tmp_path: Path) -> None:
-    async with faulty(tmp_path) as (agent, executor):
-        await agent.apply(MOCK_DURATION_MS=GATE)
-        executor.failing["stop"] = ExecutorError("it still runs after SIGKILL")
-        run = await agent.submit()
-        name = await agent.running(run["id"])
-        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
-        await executor.met.wait()
-        assert attempts(agent, run)[0].open  # P4: no end is claimed that has not happened
-        executor.failing.clear()
-        ended = await agent.ended(run["id"])
-        assert (ended["state"], ended["instances"][0]["attempts"][0]["exit_code"]) == ("cancelled", 143)
-        assert agent.engine.starts == {name: 1}
-
-
-@in_loop
-async def test_a_stop_that_was_wanted_before_a_restart_is_made_after_it(tmp_path: Path) -> None:
-    async with prime(tmp_path) as agent:
-        await agent.apply(MOCK_DURATION_MS=GATE)
-        run = await agent.submit()
-        await agent.running(run["id"])
-        await kill(agent)
-        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
-        start(agent)
-        assert (await agent.ended(run["id"]))["state"] == "cancelled"
 
 
 # -- what is left over -------------------------------------------------------------------------------------------------

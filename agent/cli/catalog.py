@@ -13,6 +13,7 @@ from agent.cli import output
 from agent.cli.common import (
     INTERRUPTED,
     USAGE,
+    count,
     fail,
     format_option,
     online,
@@ -113,9 +114,8 @@ def apply_plugins(client: Client, where: Path, form: str) -> None:
     if form == "json":
         output.show_json({"project": folder.project.name, "plugins": answer["names"]})
     else:
-        click.echo(
-            f"applied {len(answer['names'])} plugins to project {folder.project.name}: {', '.join(answer['names'])}"
-        )
+        names = answer["names"]
+        click.echo(f"applied {count(len(names), 'plugin')} to project {folder.project.name}: {', '.join(names)}")
 
 
 @plugin.command("list")

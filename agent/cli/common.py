@@ -63,12 +63,13 @@ def refused(error: Refused) -> None:
     if not error.problems:
         fail(f"{error.detail} ({error.code})", REFUSED)
     show_problems(error.problems, folder_here())
-    count = sum(one["severity"] == "error" for one in error.problems)
-    fail(f"the agent refused it: {_count(count, 'error')} ({error.code})", REFUSED)
+    errors = sum(one["severity"] == "error" for one in error.problems)
+    fail(f"the agent refused it: {count(errors, 'error')} ({error.code})", REFUSED)
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def count(number: int, what: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -16,6 +16,7 @@ from agent.cli.common import (
     REFUSED,
     RUN_FAILED,
     USAGE,
+    count,
     fail,
     format_option,
     moment,
@@ -229,7 +230,7 @@ def apply(client: Client, where: Path, form: str) -> None:
     if form == "json":
         output.show_json({"project": name, "jobs": applied})
     else:
-        click.echo(f"applied {len(applied)} jobs to project {name}: {', '.join(applied)}")
+        click.echo(f"applied {count(len(applied), 'job')} to project {name}: {', '.join(applied)}")
 
 
 def read_jobs(folder: Folder, where: Path) -> list[FolderJob]:
@@ -243,7 +244,7 @@ def read_jobs(folder: Folder, where: Path) -> list[FolderJob]:
     errors = [problem_view(one) for one in found if one.severity is Severity.ERROR]
     if errors:
         show_problems(errors, folder)
-        fail(f"nothing was applied: {len(errors)} errors", REFUSED)
+        fail(f"nothing was applied: {count(len(errors), 'error')}", REFUSED)
     for job in jobs:
         if not job.namespace:
             fail(f"{folder.shown(job.file.path)} lies in no namespace of {folder.shown('optimus.yaml')}", USAGE)
@@ -333,10 +334,13 @@ def validate(where: Path, form: str) -> None:
     errors = placed([problem_view(one) for one in report.of(Severity.ERROR)], folder)
     warnings = placed([problem_view(one) for one in report.of(Severity.WARNING)], folder)
     if form == "json":
+        for one in (*errors, *warnings):
+            del one["severity"]  # it is said by the list
         output.show_json({"jobs": report.jobs, "errors": errors, "warnings": warnings})
     else:
         output.problems([*errors, *warnings])
-        click.echo(f"{report.jobs} jobs, {len(errors)} errors, {len(warnings)} warnings")
+        counts = (report.jobs, "job"), (len(errors), "error"), (len(warnings), "warning")
+        click.echo(", ".join(count(*one) for one in counts))
         if not folder.is_project:
             output.note(f"note: {no_project(where)}; plugins and variables are not known, and were not checked")
     if errors:
@@ -392,9 +396,9 @@ def _text(data: bytes) -> str | None:
 @job.command("next")
 @click.argument("name")
 @click.option("--after", help="Ticks later than this (RFC 3339); now if left out.", metavar="TIME")
-@click.option("--count", default=5, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--count", "number", default=5, show_default=True, type=click.IntRange(1, 10_000))
 @format_option
-def next_(name: str, after: str | None, count: int, form: str) -> None:
+def next_(name: str, after: str | None, number: int, form: str) -> None:
     """Show the next ticks of a job's schedule. Needs no agent."""
     from datetime import UTC, datetime
 
@@ -403,7 +407,7 @@ def next_(name: str, after: str | None, count: int, form: str) -> None:
 
     moment = datetime.now(UTC) if after is None else read_moment(after, "--after")
     folder, _found, spec = _find(name)
-    ticks = [rfc3339(tick) for tick in _tried(folder, lambda: next_ticks(spec, moment, count))]
+    ticks = [rfc3339(tick) for tick in _tried(folder, lambda: next_ticks(spec, moment, number))]
     if form == "json":
         output.show_json({"ticks": ticks})
     else:
@@ -433,8 +437,8 @@ def _tried(folder: Folder, work: Callable[[], T]) -> T:
         return work()
     except SpecError as error:
         show_problems([problem_view(one) for one in error.problems], folder)
-        count = sum(one.severity is Severity.ERROR for one in error.problems)
-        fail(f"the job has {count} errors", RUN_FAILED)
+        errors = sum(one.severity is Severity.ERROR for one in error.problems)
+        fail(f"the job has {count(errors, 'error')}", RUN_FAILED)
     except ValueError as error:
         # A plugin that seems not to be there may be one that could not be read.
         show_problems([problem_view(one) for one in folder.problems], folder)

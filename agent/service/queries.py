@@ -16,7 +16,7 @@ from agent.runtable.explain import Explanation, explain
 from agent.runtable.model import Attempt, Instance, Run
 from agent.service.common import Context, unknown
 from agent.spec.bundle import Bundle
-from agent.store.errors import BlobError
+from agent.store.errors import BlobError, HistoryError
 from agent.store.history import FinishedRun, RunFilter, decode_cursor, encode_cursor
 
 PREFIX_MIN: Final = 4
@@ -43,7 +43,7 @@ class Queries:
         replica = self._context.replica
         if replica.run(run_id) is not None:
             return run_id
-        live = [one for one in replica.table.rows.runs if one.startswith(run_id)]
+        live = [one.id for one in replica.unfinished_or_leaving() if one.id.startswith(run_id)]
         old = await asyncio.to_thread(replica.history.find, run_id, 3) if len(run_id) >= PREFIX_MIN else []
         found = sorted({*live, *old}) if len(run_id) >= PREFIX_MIN else []
         if len(found) > 1:
@@ -83,10 +83,10 @@ class Queries:
         replica = self._context.replica
         try:
             before = decode_cursor(cursor) if cursor else None
-            old, more = await asyncio.to_thread(replica.history.list, wanted, limit, cursor)
-        except ValueError as error:
+        except HistoryError as error:
             raise Refusal("invalid", f"cursor: {error}", 422) from error
-        here = replica.unfinished_or_leaving()
+        here = replica.unfinished_or_leaving()  # before the history is read: what leaves meanwhile is in both
+        old, more = await asyncio.to_thread(replica.history.list, wanted, limit, cursor)
         live = [run for run in here if _matches(run, wanted) and _after_cursor(run, before)]
         known = {run.id for run in here}
         runs = sorted(

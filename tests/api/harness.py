@@ -202,8 +202,7 @@ async def prime(root: Path, *, slots: int = 8) -> AsyncIterator[Prime]:
             mirror=lambda: state.mirror,
             metrics=metrics,
         )
-        client = await stack.enter_async_context(TestClient(TestServer(build_app(face))))
-        callbacks = await stack.enter_async_context(TestClient(TestServer(build_callback_app(face))))
+        client, callbacks = [await _served(app, stack) for app in (build_app(face), build_callback_app(face))]
         under_test = Prime(replica, worker, engine, service, logs, face, state, client, callbacks)
         tasks = under_test.tasks
         tasks.append(asyncio.create_task(replica.run_forever(), name="replica"))
@@ -215,6 +214,13 @@ async def prime(root: Path, *, slots: int = 8) -> AsyncIterator[Prime]:
         )
         tasks += [asyncio.create_task(lead(replica)), asyncio.create_task(worker.run_forever())]
         yield under_test
+
+
+async def _served(app: web.Application, stack: AsyncExitStack) -> TestClient[web.Request, web.Application]:
+    """A client of the application, which is served as the agent itself serves it: it writes its own access log."""
+    server = TestServer(app)
+    await server.start_server(access_log=None)
+    return await stack.enter_async_context(TestClient(server))
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:

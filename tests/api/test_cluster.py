@@ -73,7 +73,7 @@ async def test_what_has_happened_is_counted(tmp_path: Path) -> None:
         await agent.running(second["id"])
         agent.state.mirror = MirrorStatus(None, 1, None)
         found = await metrics(agent)
-        assert found["prime_runs_finished_total", of(state="failed", reason="")] == 1
+        assert found["prime_runs_finished_total", of(state="failed", reason="exit_code")] == 1
         assert found["prime_attempts_ended_total", of(executor="mock", reason="exit_code")] == 1
         assert found["prime_attempts_started_total", of()] == 2
         assert (found["prime_mirror_lag_runs", of()], found["prime_mirror_up", of()]) == (1, 1)

@@ -1,1 +1,0 @@
-"""The terminal face: offline commands in project folders, online ones against a real agent."""

@@ -1,2 +1,0 @@
-insert into {{ .JOB_DESTINATION }}
-select 1 where day = '{{ .DSTART | Date }}'{{ template "parts/more.tmpl" . }}
