@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 TERM: Final = 1  # of a cluster of one
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+LAG_COUNTED_MAX: Final = 10_000  # finished runs that the database lacks; more are shown as so many
 REMOVE_S: Final = 10.0  # for what is left of ended attempts, at the agent's end
 SHUTDOWN_S: Final = 5.0  # for answers that are under way
 
@@ -299,7 +300,7 @@ def _face(daemon: Daemon) -> Face:
         address=daemon.config.bind,
         version=__version__,
         not_ready=lambda: daemon.starting,
-        mirror=lambda: daemon.mirror.status() if daemon.mirror is not None else None,
+        mirror=lambda: _mirror_status(daemon),
         metrics=daemon.metrics,
     )
 
@@ -328,6 +329,17 @@ async def _engine_came(daemon: Daemon, stack: AsyncExitStack) -> None:
     await _listen_for_callbacks(daemon, stack)
     await daemon.worker.end_strays(daemon.engines.ready)
     await _announce(daemon)
+
+
+def _mirror_status(daemon: Daemon) -> database.MirrorStatus | None:
+    """How the database stands now. What it lacks is counted when asked: its last step knew nothing of later runs."""
+    if daemon.mirror is None:
+        return None
+    status = daemon.mirror.status()
+    if status.watermark is None:
+        return status
+    waiting = daemon.replica.history.tail(status.watermark, 0, count_limit=LAG_COUNTED_MAX).behind
+    return replace(status, behind=waiting + daemon.replica.leaving)
 
 
 def _mirrored(daemon: Daemon) -> tuple[int, int] | None:

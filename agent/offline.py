@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,7 +12,7 @@ from typing import Final
 from agent.errors import PrimeError
 from agent.folder import PROJECT_FILE, Folder, FolderJob
 from agent.spec import bundle as bundles
-from agent.spec.bundle import EXECUTOR_KEY, Bundle
+from agent.spec.bundle import EXECUTOR_KEY, Bundle, Planned
 from agent.spec.check import check_job, relocate
 from agent.spec.compile import Compiled, Masked, compile_instance, launch, schedule_of
 from agent.spec.document import nearest
@@ -41,20 +41,29 @@ class Report:
 def validate(folder: Folder, below: Path | None = None) -> Report:
     """Check the project, its presets and plugins, and every job: all problems of all files at once."""
     report = Report()
-    names: dict[str, str] = {}
+    by_path = []
     for job in folder.jobs(below) if not _is_other(folder, below) else ():
-        report.jobs += 1
         parsed, problems = check(folder, job)
         report.problems += problems
-        if parsed.job is not None:
-            first = names.setdefault(parsed.job.name, job.file.path)
-            if first != job.file.path:
-                at = parsed.positions.get("name", Position(job.file.path, 1, 1))
-                message = f"the name {parsed.job.name} is taken by {first}; a name is unique in its project"
-                report.problems.append(Problem(*at, "name", message))
+        by_path.append((job.file.path, parsed))
+    report.jobs = len(by_path)
+    report.problems += doubled(by_path)
     # What cannot be read is known only now. What is wrong in a this.yaml is said once, not for each job below it.
     report.problems = list(dict.fromkeys([*folder.problems, *report.problems]))
     return report
+
+
+def doubled(jobs: Iterable[tuple[str, ParsedJob]]) -> Iterator[Problem]:
+    """The names that are another job's already, in whichever namespace that is. jobs: with the paths of their files."""
+    names: dict[str, str] = {}
+    for path, parsed in jobs:
+        if parsed.job is None:
+            continue
+        first = names.setdefault(parsed.job.name, path)
+        if first != path:
+            at = parsed.positions.get("name", Position(path, 1, 1))
+            message = f"the name {parsed.job.name} is taken by {first}; a name is unique in its project"
+            yield Problem(*at, "name", message)
 
 
 def _is_other(folder: Folder, path: Path | None) -> bool:
@@ -84,26 +93,29 @@ def check(folder: Folder, job: FolderJob) -> tuple[ParsedJob, list[Problem]]:
     )
     problems += found
     if not any(one.severity is Severity.ERROR for one in found):
-        problems += _try(folder, job, parsed)
+        problems += _try(folder, job, parsed.job)
     return parsed, problems
 
 
-def _try(folder: Folder, job: FolderJob, parsed: ParsedJob) -> Iterator[Problem]:
-    """A trial rendering of every instance."""
-    assert parsed.job is not None
-    seen = set()
+def _try(folder: Folder, job: FolderJob, spec: JobSpec) -> list[Problem]:
+    """A trial rendering of every instance. What all of them find wrong, such as an asset, is said once."""
     try:
-        bundle = bundle_of(folder, job, parsed.job)
-        for one in bundles.plan(bundle):
-            compiled = compile_job(bundle, job, TRIAL_AT, one.name)
-            launch(bundle, one.name, {**compiled.environment, **compiled.secrets}, one.executor)
-    except SpecError as error:
-        for problem in error.problems:
-            if problem not in seen:
-                seen.add(problem)
-                yield relocate(problem, job.file.path, parsed.positions, tuple(job.file.assets))
+        bundle = bundle_of(folder, job, spec)
+        plan = bundles.plan(bundle)
     except PluginError as error:
-        yield Problem(job.file.path, 1, 1, "", str(error))
+        return [Problem(job.file.path, 1, 1, "", str(error))]
+    return list(dict.fromkeys(problem for one in plan for problem in _try_instance(bundle, job, one)))
+
+
+def _try_instance(bundle: Bundle, job: FolderJob, one: Planned) -> Sequence[Problem]:
+    try:
+        compiled = compile_job(bundle, job, TRIAL_AT, one.name)
+        launch(bundle, one.name, {**compiled.environment, **compiled.secrets}, one.executor)
+    except SpecError as error:
+        return error.problems
+    except PluginError as error:
+        return [Problem(job.file.path, 1, 1, "", str(error))]
+    return ()
 
 
 def find_job(folder: Folder, name: str) -> tuple[FolderJob, JobSpec]:
@@ -153,15 +165,24 @@ def bundle_of(folder: Folder, job: FolderJob, spec: JobSpec) -> Bundle:
 
 
 def compile_job(bundle: Bundle, job: FolderJob, at: datetime, instance: str | None = None) -> Compiled:
-    """What an instance (the task) would find at a scheduled time, every secret as `***`. Raises SpecError."""
-    return compile_instance(
-        bundle,
-        instance or bundle.job.task.name,
-        scheduled_at=at,
-        started_at=at,
-        secrets=Masked(),
-        assets=job.file.assets,
-    )
+    """What an instance (the task) would find at a scheduled time, every secret as `***`.
+
+    Raises SpecError, each problem at its place in the job's file or the asset beside it.
+    """
+    try:
+        return compile_instance(
+            bundle,
+            instance or bundle.job.task.name,
+            scheduled_at=at,
+            started_at=at,
+            secrets=Masked(),
+            assets=job.file.assets,
+        )
+    except SpecError as error:
+        file = job.file
+        positions = parse_job(file.text, file.path, file.parents).positions
+        found = [relocate(one, file.path, positions, tuple(file.assets)) for one in error.problems]
+        raise SpecError(found) from error
 
 
 def next_ticks(spec: JobSpec, after: datetime, count: int) -> list[datetime]:

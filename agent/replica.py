@@ -98,6 +98,11 @@ class Replica:
         """A run that has not ended, or whose record has not reached the history yet."""
         return self.table.rows.runs.get(run_id) or self._leaving.get(run_id)
 
+    @property
+    def leaving(self) -> int:
+        """Finished runs that are on the way to the history."""
+        return len(self._leaving)
+
     def unfinished_or_leaving(self) -> list[Run]:
         """Every run whose last state the history does not have yet."""
         return [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WAIT_S: Final = 30
 LINE_MAX: Final = 64 * 1024  # characters kept of a line that has no end
 GAP: Final = "--- output is missing here ---"
+UNFINISHED: Final = ("pending", "scheduled", "running")
 RUN: Final = "run"  # the head of lines about the run itself
 
 
@@ -106,24 +107,31 @@ class _Follower:
 
     def _show(self, run: dict[str, Any]) -> None:
         for number, instance in enumerate(run["instances"]):
-            name = instance["name"]
-            for attempt in instance["attempts"]:
-                key = (name, attempt["number"])
-                if key not in self._threads and attempt["started_at"] is not None:
-                    thread = threading.Thread(target=self._output, args=(*key, number), daemon=True)
-                    self._threads[key] = thread
-                    thread.start()
-            if self._states.get(name) != instance["state"]:
-                self._states[name] = instance["state"]
-                self._wait_for_output(instance)
-                self._say(name, f"{instance['state']}{_because(instance)}", number, instance["state"])
+            is_new = self._states.get(instance["name"]) != instance["state"]
+            self._states[instance["name"]] = instance["state"]
+            # A state comes before the output it leads to; what has ended has said everything, which comes first.
+            comes_first = instance["state"] in UNFINISHED
+            if is_new and comes_first:
+                self._say_state(instance, number)
+            self._start_output(instance, number)
+            if is_new and not comes_first:
+                self._wait_for_output(instance["name"])
+                self._say_state(instance, number)
 
-    def _wait_for_output(self, instance: dict[str, Any]) -> None:
-        """An instance that has ended has said everything: show that before its state."""
-        if instance["state"] in ("pending", "scheduled", "running"):
-            return
+    def _say_state(self, instance: dict[str, Any], number: int) -> None:
+        self._say(instance["name"], f"{instance['state']}{_because(instance)}", number, instance["state"])
+
+    def _start_output(self, instance: dict[str, Any], number: int) -> None:
+        for attempt in instance["attempts"]:
+            key = (instance["name"], attempt["number"])
+            if key not in self._threads and attempt["started_at"] is not None:
+                thread = threading.Thread(target=self._output, args=(*key, number), daemon=True)
+                self._threads[key] = thread
+                thread.start()
+
+    def _wait_for_output(self, instance: str) -> None:
         for (name, _number), thread in self._threads.items():
-            if name == instance["name"]:
+            if name == instance:
                 thread.join()
 
     def _output(self, name: str, attempt: int, number: int) -> None:

@@ -235,12 +235,14 @@ def apply(client: Client, where: Path, form: str) -> None:
 
 def read_jobs(folder: Folder, where: Path) -> list[FolderJob]:
     """The jobs below a path of a project. Ends with the exit code of a refusal where one has errors: none is sent."""
+    from agent.offline import doubled
     from agent.spec.errors import Severity
     from agent.spec.job import parse_job
 
     jobs = list(folder.jobs(where if where.resolve() != folder.root.resolve() else None))
     parsed = [parse_job(job.file.text, job.file.path, job.file.parents) for job in jobs]
     found = [*folder.problems, *(problem for one in parsed for problem in one.problems)]
+    found += doubled(zip((job.file.path for job in jobs), parsed, strict=True))
     errors = [problem_view(one) for one in found if one.severity is Severity.ERROR]
     if errors:
         show_problems(errors, folder)

@@ -79,7 +79,7 @@ def _excerpt(one: Mapping[str, Any], texts: Mapping[str, str]) -> None:
                 text = file.read(1 << 20)
         except OSError:
             return
-    lines = text.splitlines()
+    lines = text.split("\n")  # and not where else Python sees a line end: a form feed in an asset is none
     if 1 <= one["line"] <= len(lines) and lines[one["line"] - 1].strip():
         line = lines[one["line"] - 1]
         before = "".join("\t" if letter == "\t" else " " for letter in line[: one["column"] - 1])
@@ -94,7 +94,7 @@ def duration(begin: str | None, end: str | None) -> str:
     from datetime import datetime
 
     seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
