@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.docker_engine import NoEngine, OwnEngine, any_engine, own_engine, without_engine
+from tests.postgresql import NoDatabase, postgresql, without_database
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,17 @@ def docker_host() -> Iterator[str]:
             url = stack.enter_context(any_engine())
         except NoEngine as reason:
             without_engine(reason)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The URL of a real PostgreSQL. Skips without one; fails where CI=true."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(postgresql())
+        except NoDatabase as reason:
+            without_database(reason)
         yield url
 
 

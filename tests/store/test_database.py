@@ -1,7 +1,7 @@
 """P5: the database is a mirror. What reaches it, exactly once, whatever dies in between.
 
-With PRIME_TEST_POSTGRESQL=postgresql://... (and psycopg) the same tests run against that database, whose prime_ tables
-they drop.
+Each test runs against SQLite and a real PostgreSQL: one that the session starts, or PRIME_TEST_POSTGRESQL's, whose
+prime_ tables are dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from agent.store.history import START, FinishedRun, History
 
 TABLES = ("prime_runs", "prime_instances", "prime_attempts", "prime_fence", "prime_gaps", "prime_schema")
 NOON_MS = 1_656_936_610_010  # 2022-07-04T12:10:10.010Z
-POSTGRESQL = os.environ.get("PRIME_TEST_POSTGRESQL")
 
 
 def decode(finished: FinishedRun) -> MirroredRun:
@@ -88,11 +87,10 @@ def history(tmp_path: Path) -> Iterator[History]:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/mirror.db"
-    if POSTGRESQL is None:
-        pytest.skip("PRIME_TEST_POSTGRESQL names no database")
+    postgresql: str = request.getfixturevalue("postgresql_url")
     for table in TABLES:
-        query(POSTGRESQL, f"DROP TABLE IF EXISTS {table}")
-    return POSTGRESQL
+        query(postgresql, f"DROP TABLE IF EXISTS {table}")
+    return postgresql
 
 
 @pytest.fixture
