@@ -23,6 +23,7 @@ from tests.executors.contract import (
     shell_spec,
     shell_starts,
 )
+from tests.open_files import open_files, opened_since
 
 
 class ProcessUnderTest:
@@ -74,14 +75,14 @@ class TestProcess(ExecutorContract, ShellContract, CapturedLogContract):
 
     @pytest.fixture
     def under_test(self, tmp_path: Path) -> Iterator[ProcessUnderTest]:
-        before = set(Path("/proc/self/fd").iterdir())
+        before = open_files()
         under_test = ProcessUnderTest(tmp_path)
         yield under_test
         left = [pid for spec in under_test.specs for pid in marked(spec.directory)]
         for pid in left:  # a test that failed must not burden those after it
             os.kill(pid, signal.SIGKILL)
         assert left == []
-        assert set(Path("/proc/self/fd").iterdir()) == before
+        assert not opened_since(before)
 
 
 class TestMock(ExecutorContract):

@@ -45,6 +45,7 @@ from tests.executors.contract import (
     shell_starts,
     until_seen,
 )
+from tests.open_files import open_files, opened_since
 
 pytestmark = pytest.mark.docker
 
@@ -96,14 +97,14 @@ class DockerUnderTest:
 @pytest.fixture
 def under_test(tmp_path: Path, docker_host: str) -> Iterator[DockerUnderTest]:
     """Each test leaves no thread and no open file behind (P12), nor a container."""
-    files, threads = set(Path("/proc/self/fd").iterdir()), set(threading.enumerate())
+    files, threads = open_files(), set(threading.enumerate())
     under_test = DockerUnderTest(tmp_path, docker_host)
     try:
         yield under_test
     finally:
         under_test.end()
     assert set(threading.enumerate()) == threads
-    assert set(Path("/proc/self/fd").iterdir()) == files
+    assert not opened_since(files)
 
 
 class TestContract(ExecutorContract, ShellContract):

@@ -37,6 +37,7 @@ from tests.executors.contract import (
     shell_starts,
     until_seen,
 )
+from tests.open_files import open_files, opened_since
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,14 +62,14 @@ class Processes:
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
     """Each test leaves no process and no open file behind."""
-    before = set(Path("/proc/self/fd").iterdir())
+    before = open_files()
     processes = Processes(tmp_path)
     yield processes
     left = [pid for spec in processes.specs for pid in marked(spec.directory)]
     for pid in left:  # a test that failed must not burden those after it
         os.kill(pid, signal.SIGKILL)
     assert left == []
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert not opened_since(before)
 
 
 def record_of(spec: AttemptSpec) -> dict[str, object]:
