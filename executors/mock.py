@@ -94,7 +94,8 @@ class MockEngine:
                 self._end(attempt, int(code))
                 return
             try:
-                await asyncio.wait_for(self.ended(name), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self.ended(name)
             except TimeoutError:
                 if attempt.outcome is None:  # another stop may have had less patience
                     self._end(attempt, _KILLED)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from agent.runtable.model import Origin, RunState
+
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=220)]
 Config = dict[str, str]
@@ -457,8 +459,8 @@ class RunsQuery(ReadQuery, frozen=True):
     project: str | None = None
     namespace: str | None = None
     job: str | None = None
-    state: str | None = None
-    origin: str | None = None
+    state: RunState | None = None
+    origin: Origin | None = None
     since: Moment | None = None
     until: Moment | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50

@@ -509,6 +509,7 @@ async def run(
             backoff_s, working = backoff_first_s, True
             if not progress.behind:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), idle_s)
+                    async with asyncio.timeout(idle_s):  # `wait_for` of 3.11 may swallow a cancel that meets the wake
+                        await wake.wait()
     finally:
         await asyncio.to_thread(thread.shutdown)

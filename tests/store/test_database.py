@@ -526,6 +526,22 @@ def test_the_runner_follows_the_history_when_woken(
     asyncio.run(main())
 
 
+def test_a_cancel_that_meets_the_wake_ends_the_runner(mirror: Mirror, history: History) -> None:
+    async def main() -> None:
+        wake = asyncio.Event()
+        task = asyncio.create_task(run(mirror, history, wake, generation=1, term=1))
+        await reached(mirror, START)
+        while not wake._waiters:  # type: ignore[attr-defined]  # until it waits for the wake
+            await asyncio.sleep(0)
+        wake.set()
+        await asyncio.sleep(0)
+        task.cancel()
+        done, _pending = await asyncio.wait([task], timeout=10)
+        assert done == {task}
+
+    asyncio.run(main())
+
+
 def test_the_runner_looks_at_an_idle_database_by_itself(mirror: Mirror, history: History) -> None:
     async def main() -> None:
         task = asyncio.create_task(run(mirror, history, asyncio.Event(), generation=1, term=1, idle_s=0.01))
