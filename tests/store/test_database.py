@@ -531,7 +531,7 @@ def test_a_cancel_that_meets_the_wake_ends_the_runner(mirror: Mirror, history: H
         wake = asyncio.Event()
         task = asyncio.create_task(run(mirror, history, wake, generation=1, term=1))
         await reached(mirror, START)
-        while not wake._waiters:  # type: ignore[attr-defined]  # until it waits for the wake
+        while not wake._waiters:  # noqa: ASYNC110  nothing tells when it has come to wait
             await asyncio.sleep(0)
         wake.set()
         await asyncio.sleep(0)
