@@ -235,5 +235,5 @@ def decode(data: bytes) -> AnyCommand | None:
     """The command in `data`, or None where it is none: the same no-op on every replica."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # a ValidationError is a DecodeError
         return None

@@ -176,5 +176,5 @@ def unpack_run(record: bytes) -> Run | None:
     """The run in a record, or None where it is none."""
     try:
         return _run_decoder.decode(record)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # a ValidationError is a DecodeError
         return None

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Annotated, get_args, get_origin
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
@@ -27,7 +27,7 @@ from agent.runtable.model import (
     RetryPolicy,
 )
 from agent.runtable.planner import plan
-from agent.runtable.table import Table
+from agent.runtable.table import Table, unpack_run
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, hook, task
 
 NAMES = ("a", "b", "t", "p", "f", "g")
@@ -153,10 +153,12 @@ TestRunTable = RunTableMachine.TestCase
 
 
 @given(st.binary(max_size=200))
+@example(b"\x91\xa3\x00\x00\x80")  # a text that is no UTF-8
 @settings(max_examples=300)
 def test_no_bytes_make_apply_raise(data: bytes) -> None:
     applied = apply(Driver().found().table, 9, data)
     assert applied.code in REFUSALS or applied.ok
+    assert unpack_run(data) is None
 
 
 WORDS = st.sampled_from(["", "p", "n", "j", "r1", "t", "a1"]) | st.text(max_size=3)
