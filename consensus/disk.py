@@ -8,11 +8,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from consensus.errors import LogFailed, LogFull, LogLocked
+
+TEMPORARY: Final = ".tmp"  # the end of an unfinished file's name
 
 _T = TypeVar("_T")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -235,6 +238,11 @@ class LogDisk:
         """Remove a name."""
         self._call("remove", path, self._io.unlink, path)
 
+    def discard(self, path: Path) -> None:
+        """Remove a name that is not needed any more, if it is there; a disk too full even for that keeps it."""
+        with suppress(FileNotFoundError, LogFull):
+            self.unlink(path)
+
     def listdir(self, path: Path) -> list[str]:
         """Names in a directory, sorted."""
         return sorted(self._call("list", path, self._io.listdir, path))
@@ -242,3 +250,28 @@ class LogDisk:
     def random(self, length: int) -> bytes:
         """Random bytes."""
         return self._io.random(length)
+
+    def publish(self, path: Path, chunks: Iterable[bytes], reserve: int = 0) -> int:
+        """Make a file whole or not at all: written under a temporary name, synced, renamed. Returns its size in bytes.
+
+        reserve: bytes to ask of the file system first. Raises LogFull, LogFailed, and what `chunks` raise.
+        """
+        temporary = path.with_name(path.name + TEMPORARY)
+        file = self.open(temporary, create=True)
+        try:
+            size = 0
+            if reserve:
+                self.fallocate(file, reserve)
+            for chunk in chunks:
+                self.pwrite(file, chunk, size)
+                size += len(chunk)
+            self.fdatasync(file)
+            self.rename(temporary, path)
+        except BaseException:
+            if not self.failed:
+                self.discard(temporary)  # its space is needed on a full disk
+            raise
+        finally:
+            self.close(file)
+        self.fsync_dir(path.parent)
+        return size

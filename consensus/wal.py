@@ -27,22 +27,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from crc32c import crc32c
-
 from consensus import wal_format as form
 from consensus.disk import REAL, FileSystem, LogDisk
 from consensus.errors import LogClosed, LogCompacted, LogDamaged, LogFailed
+from consensus.wal_snapshot import seal
 from consensus.wal_survey import (
     LOCK_NAME,
     MARK_NAME,
     MARK_SLOT_BYTES,
     SPARE_NAME,
-    TEMPORARY,
     Inspection,
     SegmentReport,
     SnapshotReport,
+    Survey,
     inspect,
     read_snapshot,
+    snapshot_name,
     survey,
 )
 
@@ -93,6 +93,7 @@ class Wal:
         self._clock = clock
         self._closed = False
         self._spare_lock, self._snapshot_lock, self._mark_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._spare_bytes = 0  # of the next segment, as far as it is known to be ready
         self._segments: list[_Segment] = []
         self._snapshots: list[SnapshotReport] = []
         self.recovery = Recovery()
@@ -105,10 +106,12 @@ class Wal:
         segment_bytes: int = SEGMENT_BYTES,
         io: FileSystem = REAL,
         clock: Callable[[], float] = time.monotonic,
+        check: Callable[[LogDisk, Survey], None] | None = None,
     ) -> Wal:
         """Open the log in `directory`, made if missing; what was done to a torn tail is in `recovery`.
 
-        segment_bytes: size of new segments. clock: monotonic seconds.
+        segment_bytes: size of new segments. clock: monotonic seconds. check: called with what was found in the
+        directory, before anything is changed; what it raises is raised.
         Raises LogDamaged, LogTooNew, LogLocked, LogFull, LogFailed.
         """
         if segment_bytes <= form.SEGMENT_HEADER_BYTES:
@@ -117,7 +120,7 @@ class Wal:
         disk.make_directory(directory)
         wal = cls(disk, directory, disk.lock(directory / LOCK_NAME), segment_bytes, clock)
         try:
-            wal._recover()
+            wal._recover(check)
         except BaseException:
             wal._release()
             raise
@@ -125,8 +128,10 @@ class Wal:
 
     # -- recovery ------------------------------------------------------------------------------------------------
 
-    def _recover(self) -> None:
+    def _recover(self, check: Callable[[LogDisk, Survey], None] | None) -> None:
         found = survey(self._disk, self._directory)
+        if check is not None:
+            check(self._disk, found)
         for path in found.temporary:
             self._disk.unlink(path)
         self._mark = found.mark or self._create_mark()
@@ -157,7 +162,7 @@ class Wal:
     def _create_mark(self) -> form.Mark:
         mark = form.Mark(self._disk.random(form.LOG_ID_BYTES), 1, 0)
         path = self._directory / MARK_NAME
-        self._create(path, [bytes(MARK_SLOT_BYTES), form.encode_mark(mark).ljust(MARK_SLOT_BYTES, b"\0")])
+        self._disk.publish(path, [bytes(MARK_SLOT_BYTES), form.encode_mark(mark).ljust(MARK_SLOT_BYTES, b"\0")])
         return mark
 
     def _settle(self, tail: SegmentReport) -> None:
@@ -198,6 +203,11 @@ class Wal:
     def log_id(self) -> bytes:
         """16 random bytes, given to this directory when it was made."""
         return self._mark.log_id
+
+    @property
+    def disk(self) -> LogDisk:
+        """For files that lie beside the log: what fails there fails the log as well, and the other way round."""
+        return self._disk
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -324,10 +334,22 @@ class Wal:
             there = self._disk.size(file)
             self._disk.close(file)
             if there >= size:
+                self._spare_bytes = there
                 return False
         whole, rest = divmod(size, _SLICE_BYTES)
-        self._create(path, (bytes(length) for length in [_SLICE_BYTES] * whole + [rest] if length), reserve=size)
+        self._disk.publish(path, (bytes(length) for length in [_SLICE_BYTES] * whole + [rest] if length), reserve=size)
+        self._spare_bytes = size
         return True
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that can be appended without new room on the disk: the rest of this segment, and the next if ready."""
+        return self._active.size - self._active.end + max(0, self._spare_bytes - form.SEGMENT_HEADER_BYTES)
+
+    @property
+    def spare_ready(self) -> bool:
+        """Whether the next segment is ready; `prepare` makes it so."""
+        return self._spare_bytes > 0
 
     def _roll(self, need: int) -> None:
         self.sync()
@@ -351,6 +373,7 @@ class Wal:
                 self._disk.fdatasync(file)
                 path = self._directory / f"{first:016x}.wal"
                 self._disk.rename(spare, path)
+                self._spare_bytes = 0
                 self._disk.fsync_dir(self._directory)
             except BaseException:
                 self._disk.close(file)
@@ -371,22 +394,41 @@ class Wal:
         """
         self._check_open()
         with self._snapshot_lock:
-            newest = self._snapshots[-1].index if self._snapshots else 0
-            if not max(newest, 1) <= index <= self._durable:
-                raise ValueError(f"a snapshot of {index}: it must be from {max(newest, 1)} to {self._durable}")
-            if index > self._mark.index:
-                self.mark()
-            path = self._directory / f"{index:016x}.snap"
+            path = self._snapshot_path(index)
             chunks = [bytes(data)] if isinstance(data, bytes | bytearray | memoryview) else data
-            size = self._create(path, _snapshot_file(self._mark.log_id, index, chunks))
-            payload = size - form.SNAPSHOT_HEADER_BYTES - form.SNAPSHOT_TRAILER_BYTES
-            older = [one for one in self._snapshots if one.index < index]
-            self._snapshots = [*older, SnapshotReport(path, index, payload)][-SNAPSHOTS_KEPT:]
-            kept = {one.path.name for one in self._snapshots}
-            for name in self._disk.listdir(self._directory):
-                if name.endswith(".snap") and name not in kept:
-                    self._disk.unlink(self._directory / name)
+            size = self._disk.publish(path, form.encode_snapshot(self._mark.log_id, index, chunks))
+            self._keep_newest(index, path, size - form.SNAPSHOT_HEADER_BYTES - form.SNAPSHOT_TRAILER_BYTES)
+
+    def adopt_snapshot(self, index: int, source: Path, size: int, checksum: int) -> None:
+        """As `save_snapshot`, of bytes that lie in a file of this directory already: it is renamed, not copied.
+
+        source: behind SNAPSHOT_HEADER_BYTES of room it holds the state, `size` bytes of CRC-32C `checksum`. Raises as
+        `save_snapshot`, and LogDamaged where it reads back otherwise; the file then keeps its name.
+        """
+        self._check_open()
+        with self._snapshot_lock:
+            path = self._snapshot_path(index)
+            seal(self._disk, source, form.encode_snapshot_header(self._mark.log_id, index), size, checksum)
+            self._disk.rename(source, path)
             self._disk.fsync_dir(self._directory)
+            self._keep_newest(index, path, size)
+
+    def _snapshot_path(self, index: int) -> Path:
+        newest = self._snapshots[-1].index if self._snapshots else 0
+        if not max(newest, 1) <= index <= self._durable:
+            raise ValueError(f"a snapshot of {index}: it must be from {max(newest, 1)} to {self._durable}")
+        if index > self._mark.index:
+            self.mark()
+        return self._directory / snapshot_name(index)
+
+    def _keep_newest(self, index: int, path: Path, size: int) -> None:
+        older = [one for one in self._snapshots if one.index < index]
+        self._snapshots = [*older, SnapshotReport(path, index, size)][-SNAPSHOTS_KEPT:]
+        kept = {one.path.name for one in self._snapshots}
+        for name in self._disk.listdir(self._directory):
+            if name.endswith(".snap") and name not in kept:
+                self._disk.discard(self._directory / name)
+        self._disk.fsync_dir(self._directory)
 
     def snapshot(self) -> tuple[int, bytes] | None:
         """The newest sound snapshot as (index, the bytes given to `save_snapshot`); None = there is none.
@@ -452,35 +494,3 @@ class Wal:
         file = self._disk.open(path)
         self._files.append(file)
         return file
-
-    def _create(self, path: Path, chunks: Iterable[bytes], reserve: int = 0) -> int:
-        """Publish a file whole or not at all: written under a temporary name, synced, renamed. Returns its size."""
-        temporary = path.with_name(path.name + TEMPORARY)
-        file = self._disk.open(temporary, create=True)
-        try:
-            size = 0
-            if reserve:
-                self._disk.fallocate(file, reserve)
-            for chunk in chunks:
-                self._disk.pwrite(file, chunk, size)
-                size += len(chunk)
-            self._disk.fdatasync(file)
-            self._disk.rename(temporary, path)
-        except BaseException:
-            if not self._disk.failed:
-                self._disk.unlink(temporary)  # its space is needed on a full disk
-            raise
-        finally:
-            self._disk.close(file)
-        self._disk.fsync_dir(self._directory)
-        return size
-
-
-def _snapshot_file(log_id: bytes, index: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    header = form.encode_snapshot_header(log_id, index)
-    crc, size = crc32c(header), 0
-    yield header
-    for chunk in chunks:
-        crc, size = crc32c(chunk, crc), size + len(chunk)
-        yield chunk
-    yield form.encode_snapshot_trailer(size, crc)

@@ -18,7 +18,7 @@ Everything is little-endian. Durable mark and snapshots are described at their s
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -54,7 +54,7 @@ assert RECORD_HEADER_BYTES % ALIGNMENT == 0
 
 
 class Kind(IntEnum):
-    """What a record holds. Numbers are for ever; hard states and truncations of a Raft log will be further ones."""
+    """What a record holds. Numbers are for ever. What a Raft log says is told apart within (`wal_entries`)."""
 
     ENTRY = 1
 
@@ -191,6 +191,17 @@ def decode_snapshot_header(data: bytes) -> tuple[bytes, int]:
     magic, version, log_id, index = _SNAPSHOT.unpack_from(data)
     _check_magic(magic, _SNAPSHOT_MAGIC, version)
     return log_id, index
+
+
+def encode_snapshot(log_id: bytes, index: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A snapshot's file, piece by piece; `chunks` are its payload."""
+    header = encode_snapshot_header(log_id, index)
+    crc, size = crc32c(header), 0
+    yield header
+    for chunk in chunks:
+        crc, size = crc32c(chunk, crc), size + len(chunk)
+        yield chunk
+    yield encode_snapshot_trailer(size, crc)
 
 
 def encode_snapshot_trailer(payload_bytes: int, crc: int) -> bytes:

@@ -7,6 +7,8 @@
     <first index>.wal        segments
     spare                    the next segment, zero-filled, without a name of its own yet
     <index>.snap             snapshots; the newest two are kept
+    identity, vote           of a node of a cluster (`wal_identity`, `hard_state`)
+    incoming, incoming.progress   a leader's snapshot that is on its way (`wal_incoming`)
     *.tmp                    unfinished; removed when the log is opened
 """
 
@@ -23,17 +25,21 @@ from typing import Final
 from crc32c import crc32c
 
 from consensus import wal_format as form
-from consensus.disk import REAL, FileSystem, LogDisk
+from consensus.disk import REAL, TEMPORARY, FileSystem, LogDisk
 from consensus.errors import LogDamaged, LogError, LogTooNew
 
 MARK_NAME: Final = "durable"
 MARK_SLOT_BYTES: Final = 4096  # a slot to a block: a torn write of one cannot touch the other
 SPARE_NAME: Final = "spare"
 LOCK_NAME: Final = "LOCK"
-TEMPORARY: Final = ".tmp"
 
 _NAME = re.compile(r"([0-9a-f]{16})\.(wal|snap)")
 _READ_BYTES: Final = 1024 * 1024
+
+
+def snapshot_name(index: int) -> str:
+    """The file of the snapshot of everything up to record `index`."""
+    return f"{index:016x}.snap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,12 @@ class Inspection:
     durable_index: int | None
     segments: tuple[SegmentReport, ...]
     snapshots: tuple[SnapshotReport, ...]
-    problems: tuple[str, ...]
+    errors: tuple[LogError, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each; empty = sound."""
+        return tuple(str(error) for error in self.errors)
 
     @property
     def torn_bytes(self) -> int:
@@ -115,39 +126,38 @@ def survey(disk: LogDisk, directory: Path) -> Survey:
 
 def inspect(directory: Path, *, io: FileSystem = REAL) -> Inspection:
     """Summarise a log's directory, damaged or not, without changing or locking it. Raises FileNotFoundError."""
-    disk = LogDisk(io)
-    segment_paths, snapshot_paths, _, has_mark = _list(disk, directory)
-    problems: list[str] = []
+    segment_paths, snapshot_paths, _, has_mark = _list(LogDisk(io), directory)
+    errors: list[LogError] = []
     mark: form.Mark | None = None
     segments: list[SegmentReport] = []
     snapshots: list[SnapshotReport] = []
-    with _noting(problems):
+    with _noting(errors):
         if has_mark:
-            mark = read_mark(disk, directory / MARK_NAME)
+            mark = read_mark(LogDisk(io), directory / MARK_NAME)
         elif segment_paths or snapshot_paths:
             raise LogDamaged(directory / MARK_NAME, 0, "the durable mark is missing though there is a log")
     for path in segment_paths:
-        with _noting(problems):
-            segments.append(read_segment(disk, path, mark))
+        with _noting(errors):
+            segments.append(read_segment(LogDisk(io), path, mark))  # one that cannot be read spoils no other
     log_id = mark.log_id if mark else segments[0].log_id if segments else b""
     for path in snapshot_paths:
-        with _noting(problems):
-            snapshots.append(read_snapshot(disk, path, log_id))
-    problems += [f"{one.path}: {one.problem}" for one in snapshots if one.problem]
+        with _noting(errors):
+            snapshots.append(read_snapshot(LogDisk(io), path, log_id))
+    errors += [LogDamaged(one.path, 0, one.problem) for one in snapshots if one.problem]
     if mark is not None and len(segments) == len(segment_paths):
-        with _noting(problems):
+        with _noting(errors):
             check_chain(directory, segments, mark)
-        with _noting(problems):
+        with _noting(errors):
             check_coverage(directory, segments, snapshots, mark)
-    return Inspection(directory, mark.index if mark else None, tuple(segments), tuple(snapshots), tuple(problems))
+    return Inspection(directory, mark.index if mark else None, tuple(segments), tuple(snapshots), tuple(errors))
 
 
 @contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
+def _noting(errors: list[LogError]) -> Iterator[None]:
     try:
         yield
     except LogError as error:
-        problems.append(str(error))
+        errors.append(error)
 
 
 def read_mark(disk: LogDisk, path: Path) -> form.Mark:
@@ -234,6 +244,31 @@ def read_snapshot(disk: LogDisk, path: Path, log_id: bytes) -> SnapshotReport:
     elif own_id != log_id or index != named:
         problem = f"it is snapshot {index} of log {own_id.hex()}, and does not belong here"
     return SnapshotReport(path, named, max(payload, 0), problem)
+
+
+def read_records(disk: LogDisk, segments: Sequence[SegmentReport], from_index: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Index and data of the records from `from_index` on, in order; of a damaged segment those before the damage."""
+    for segment in segments:
+        if segment.last_index < from_index:
+            continue
+        buffer = _read_whole(disk, segment.path)
+        for record in form.walk(buffer, form.decode_segment_header(buffer)):
+            if record.index >= from_index:
+                yield record.index, buffer[record.data_start : record.data_end]
+
+
+def place_of(disk: LogDisk, directory: Path, index: int) -> tuple[Path, int]:
+    """File and offset (bytes) of a record; where it should be if it is not there."""
+    paths = [path for path in _list(disk, directory)[0] if int(path.stem, 16) <= index]
+    if not paths:
+        return directory, 0
+    buffer = _read_whole(disk, paths[-1])
+    at = form.SEGMENT_HEADER_BYTES
+    for record in form.walk(buffer, form.decode_segment_header(buffer)):
+        if record.index >= index:
+            break
+        at = record.end
+    return paths[-1], at
 
 
 def check_chain(directory: Path, segments: Sequence[SegmentReport], mark: form.Mark) -> None:

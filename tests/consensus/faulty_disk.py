@@ -251,3 +251,15 @@ def _apply(names: dict[Path, _File], changes: dict[Path, _File | None]) -> None:
             names.pop(path, None)
         else:
             names[path] = file
+
+
+def ticking(step_s: float = 0.03) -> Callable[[], float]:
+    """A clock that goes on by itself, at each look: marks become due every few syncs."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += step_s
+        return now
+
+    return clock

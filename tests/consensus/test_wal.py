@@ -25,26 +25,14 @@ from consensus.errors import (
     LogTooNew,
 )
 from consensus.wal import Wal, inspect
-from tests.consensus.faulty_disk import FaultyDisk, PowerLoss
+from tests.consensus.faulty_disk import FaultyDisk, PowerLoss, ticking
 
 DIRECTORY = Path("/log")
 SEGMENT_BYTES = 1024
 
 
-def ticking(step_s: float = 0.04) -> Callable[[], float]:
-    """A clock that goes on by itself: marks become due every few syncs."""
-    now = 0.0
-
-    def clock() -> float:
-        nonlocal now
-        now += step_s
-        return now
-
-    return clock
-
-
 def open_log(disk: FaultyDisk) -> Wal:
-    return Wal.open(DIRECTORY, segment_bytes=SEGMENT_BYTES, io=disk, clock=ticking())
+    return Wal.open(DIRECTORY, segment_bytes=SEGMENT_BYTES, io=disk, clock=ticking(0.04))
 
 
 @dataclass
