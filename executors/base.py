@@ -105,10 +105,13 @@ class Started:
 
 
 class Executor(Protocol):
-    """An engine. All methods may be called again after a crash of the agent, by the attempt's name alone."""
+    """An engine. All methods may be called again after a crash of the agent.
+
+    The attempt's name alone says which is meant: a stray is stopped and removed by it, whatever directory is given.
+    """
 
     kind: str  # "process", "docker", ...
-    fenceable: bool  # can its work be proven stopped?
+    fenceable: bool  # can its work be proven stopped, without its agent too? False: what is lost is `unknown`
     captures_logs: bool  # True: it fills AttemptSpec.log_directory; False: the worker copies `logs()` there
     start_window_s: float  # how long a start may take, fetching an image included: not_after_s lies so far off
     absence_is_proof: bool  # True: what `attach` does not find can never start; False: only once not_after_s is over
@@ -116,21 +119,37 @@ class Executor(Protocol):
     async def open(self) -> None:
         """Connect. Raises EngineUnreachable where no engine answers."""
 
+    async def fetch(self, spec: AttemptSpec) -> None:
+        """Get what a start needs and takes long to come, such as an image: no lease has to last for that.
+
+        Nothing of the attempt is made; `start` may be called without it. Raises ImageError, Unsettled, ExecutorError.
+        """
+
     async def start(self, spec: AttemptSpec) -> Started:
         """Start `spec` unless an attempt of that name exists already, in which case it is only found again.
 
-        Raises StartRefused, ImageError, EngineUnreachable, ExecutorError. After any of them but EngineUnreachable
-        the attempt does not run.
+        Raises StartRefused, ImageError, Unsettled, ExecutorError. After any of them but Unsettled the attempt does not
+        run, and never will; after that one it may run or not.
         """
 
     async def attach(self, name: str, directory: Path) -> Started | None:
-        """Find an attempt started earlier. None = it has not started and, once not_after_s is over, never will."""
+        """Find an attempt started earlier. None = it has not started and, once not_after_s is over, never will.
+
+        Raises Unsettled; StateLost where it may run and the engine cannot tell any more how it goes.
+        """
 
     async def wait(self, name: str, directory: Path) -> Outcome:
-        """Return when the attempt has ended, its output captured. May be called many times, also long after."""
+        """Return when the attempt has ended, its output captured. May be called many times, also long after.
+
+        Raises Unsettled; StateLost where it cannot be told any more whether and how it ended.
+        """
 
     async def stop(self, name: str, directory: Path, grace_s: float) -> None:
-        """SIGTERM, after grace_s seconds SIGKILL, to all its processes. Returns when they are gone. Idempotent."""
+        """SIGTERM, after grace_s seconds SIGKILL, to all its processes. Returns when they are gone. Idempotent.
+
+        What has not started never will. Where the engine's state of the attempt is lost, all that is left of the
+        attempt is killed: so after a StateLost this is what proves it ended (P3). Raises Unsettled.
+        """
 
     def logs(self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False) -> AsyncIterator[LogLine]:
         """Lines later than or at since_ns; with follow, until the attempt has ended and everything was read."""

@@ -36,7 +36,7 @@ from weakref import WeakValueDictionary
 
 from executors.base import AttemptSpec, LogLine, Outcome, Started
 from executors.docker_wire import REMOVED, REORDER_NS, Container, Frames, Image, Position, Reader, outcome_of
-from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused, StillRunning, Unsettled
 
 if TYPE_CHECKING:
     import requests
@@ -141,6 +141,10 @@ class DockerExecutor:
             self._client_or_none.close()
 
     # ---- start and attach
+
+    async def fetch(self, spec: AttemptSpec) -> None:
+        """Have the image here. With the policy `always`, `start` only asks again whether there is a newer one."""
+        await self._image(spec)
 
     async def start(self, spec: AttemptSpec) -> Started:
         """Create and start the container, unless one of that name has run: then it is only found again.
@@ -254,7 +258,7 @@ class DockerExecutor:
                     return
             await self._call(self._client.kill, found.id, "SIGKILL")
             if not await self._ends_within(KILL_S, found.id, woken):
-                raise ExecutorError(f"container {name} still runs {KILL_S:g} s after SIGKILL: look at the engine's log")
+                raise StillRunning(f"container {name} still runs {KILL_S:g} s after SIGKILL: look at the engine's log")
 
     async def _ends_within(self, seconds: float, container_id: str, woken: asyncio.Event) -> bool:
         loop = asyncio.get_running_loop()
@@ -276,7 +280,7 @@ class DockerExecutor:
             deadline = loop.time() + REMOVAL_S
             while not await self._call(self._client.remove, name):  # another removal is under way
                 if loop.time() > deadline:
-                    raise ExecutorError(f"container {name}: a removal does not end: look at the engine's log")
+                    raise Unsettled(f"container {name}: a removal does not end: look at the engine's log")
                 woken.clear()
                 await _wait_for(woken, LOOK_S)
 

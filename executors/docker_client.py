@@ -37,7 +37,7 @@ from executors.docker_wire import (
     parse_image,
     parse_time_ns,
 )
-from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused, Unsettled
 
 CONNECT_TIMEOUT_S = 5.0
 UNIX_PREFIX = "unix://"
@@ -69,7 +69,7 @@ class Client:
         self._timeout = (CONNECT_TIMEOUT_S, timeout_s)
         self._known_commands: set[tuple[str, tuple[str, ...]]] = set()
         try:
-            with self._asking("connecting"):
+            with self._asking("connecting", final=True):
                 if self.url.startswith(UNIX_PREFIX):
                     self._api = docker_socket.connect(self.url, timeout_s=int(timeout_s), connections=connections)
                 else:
@@ -77,7 +77,7 @@ class Client:
         except docker.errors.DockerException as error:  # the SDK wraps what happens while it asks for the version
             raise EngineUnreachable(f"connecting to {self.url}: {error}") from error
         try:
-            with self._asking("asking what the engine is"):
+            with self._asking("asking what the engine is", final=True):
                 info = self._api.info()
         except ExecutorError:
             self._api.close()
@@ -93,14 +93,19 @@ class Client:
         self._api.close()
 
     @contextmanager
-    def _asking(self, doing: str) -> Iterator[None]:
-        """Turn what the SDK and its HTTP client raise into our tree, with the engine's own words."""
+    def _asking(self, doing: str, *, final: bool = False) -> Iterator[None]:
+        """Turn what the SDK and its HTTP client raise into our tree, with the engine's own words.
+
+        final: an engine that fails has thereby refused. Without, its failure says nothing about the attempt: Unsettled.
+        """
         try:
             yield
         except docker.errors.APIError as error:
             words = str(error.explanation or error)
             if error.status_code == requests.codes.service_unavailable:
                 raise EngineUnreachable(f"{doing}: the engine is not ready: {words}") from error
+            if error.status_code >= requests.codes.server_error and not final:
+                raise Unsettled(f"{doing}: the engine failed: {words}") from error
             raise ExecutorError(f"{doing}: the engine refused: {words}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise EngineUnreachable(
@@ -112,7 +117,7 @@ class Client:
     def image(self, name: str) -> Image | None:
         """The image of that name or id on the engine."""
         try:
-            with self._asking(f"looking for image {name}"):
+            with self._asking(f"looking for image {name}", final=True):
                 data = self._api.inspect_image(name)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except ExecutorError as error:
             if _status(error) == requests.codes.not_found:
@@ -125,7 +130,7 @@ class Client:
         repository, tag = docker.utils.parse_repository_tag(name)
         registry, _ = docker.auth.resolve_repository_name(repository)
         credentials = docker.auth.get_config_header(self._api, registry)
-        with self._asking(f"pulling image {name}"):
+        with self._asking(f"pulling image {name}", final=True):
             response = self._api.post(
                 self._url("images/create"),
                 params={"fromImage": repository, "tag": tag or "latest"},
@@ -177,7 +182,7 @@ class Client:
         if image.digest:
             labels[DIGEST_LABEL] = image.digest
         try:
-            with self._asking(f"creating container {spec.name}"):
+            with self._asking(f"creating container {spec.name}", final=True):
                 answer = self._api.create_container(
                     spec.image,
                     command=list(spec.command) or None,
@@ -246,7 +251,7 @@ class Client:
             self.remove(container_id)
             raise StartRefused(f"the start came {late_s:.3f} s after its not-after: nothing was started")
         try:
-            with self._asking("starting the container"):
+            with self._asking("starting the container", final=True):
                 self._api.start(container_id)
         except EngineUnreachable:
             raise
@@ -292,7 +297,7 @@ class Client:
                 return now.started_ns
             time.sleep(REMOVAL_LOOK_S)  # another removal is under way
         else:
-            raise ExecutorError(f"container {container.name}: a removal does not end: look at the engine's log")
+            raise Unsettled(f"container {container.name}: a removal does not end: look at the engine's log")
         return self._start_event_ns(container)
 
     def _start_event_ns(self, container: Container) -> int | None:
@@ -378,7 +383,8 @@ class Client:
             if not response.ok:
                 with response:
                     words = _explanation(response)
-                raise ExecutorError(f"asking for {path}: the engine refused: {words}")
+                failed = response.status_code >= requests.codes.server_error
+                raise (Unsettled if failed else ExecutorError)(f"asking for {path}: the engine refused: {words}")
         return response
 
     def _url(self, path: str) -> str:

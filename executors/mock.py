@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from executors.base import AttemptSpec, LogLine, Outcome, Started, Stream
-from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, ImageError, StartRefused, StateLost
 
 _START_ERRORS = {"image": ImageError, "executor_error": ExecutorError, "unreachable": EngineUnreachable}
 _KILLED, _TERMINATED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
@@ -143,7 +143,7 @@ class MockEngine:
     def _get(self, name: str) -> _Attempt:
         attempt = self._attempts.get(name)
         if attempt is None:
-            raise ExecutorError(f"{name}: there was no start of it")
+            raise StateLost(f"{name}: there was no start of it")
         return attempt
 
     def _now_ns(self) -> int:
@@ -189,6 +189,9 @@ class MockExecutor:
     async def open(self) -> None:
         """Nothing to connect to."""
 
+    async def fetch(self, spec: AttemptSpec) -> None:
+        """There is nothing to get."""
+
     async def start(self, spec: AttemptSpec) -> Started:
         """See `Executor.start`."""
         return self.engine.start(spec)
@@ -198,7 +201,7 @@ class MockExecutor:
         return self.engine.find(name)
 
     async def wait(self, name: str, directory: Path) -> Outcome:
-        """See `Executor.wait`. Raises ExecutorError where there was never a start."""
+        """See `Executor.wait`. Raises StateLost where there was never a start."""
         return await self.engine.ended(name)
 
     async def stop(self, name: str, directory: Path, grace_s: float) -> None:
@@ -206,7 +209,7 @@ class MockExecutor:
         await self.engine.stop(name, grace_s)
 
     def logs(self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False) -> AsyncIterator[LogLine]:
-        """See `Executor.logs`. Raises ExecutorError where there was never a start."""
+        """See `Executor.logs`. Raises StateLost where there was never a start."""
         return self.engine.logs(name, since_ns, follow=follow)
 
     async def remove(self, name: str, directory: Path) -> None:

@@ -1,159 +1,57 @@
 """Runs attempts as processes of this machine, each under a supervisor that outlives the agent.
 
-The agent holds nothing that matters: all there is to know about an attempt is in files of its own directory
-(`executors/supervisor.py`), so an agent that was killed goes on where it was (P3).
+The agent holds nothing that matters: all there is to know about an attempt is in files beside the attempts'
+directories (`process_state.py`), found by the attempt's name, so an agent that was killed goes on where it was (P3).
+Where those are lost or damaged, the attempt's processes are still known by their marks (`proc.py`): they can be ended,
+and are not taken for ended before they are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
-import select
+import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Final, Self
 
-from executors import supervisor
+from executors import proc
 from executors.base import AttemptSpec, LogLine, Outcome, Started
-from executors.errors import EngineUnreachable, ExecutorError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, StartRefused, StateLost
+from executors.fork_server import ForkServer, readable
+from executors.process_records import End, Record, load, load_if_whole, told_apart
+from executors.process_state import EXIT, RECORD, STOP, write_json
 from executors.segments import Cursor
-from executors.supervisor import EXIT, RECORD, STATE_DIRECTORY, STOP, Order, state_path
+from executors.supervisor import DECIDED, Order
 
 _STARTS_IN_FLIGHT_MAX = 32
 _FOLLOW_INTERVAL_S = 0.1
 _STOP_SLACK_S = 10.0  # a supervisor that has not ended its attempt this long after the grace is stuck: end it as well
-_LEFTOVER_ROUNDS_MAX = 100
-_LEFTOVER_WAIT_MS = 100
-_ROOT_DEPTH_MAX = 4  # <attempts_root>/<run>/<instance>/<attempt>
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class _ForkServer:
-    """The warm process that supervisors are forked from. Started when first needed, and anew when it has died."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Its process number, if it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
-
-    async def ask(self, order: bytes) -> bytes:
-        """Fork a supervisor, give it `order`, return its answer; empty if it died first: then it started nothing.
-
-        Raises EngineUnreachable if no server can be started.
-        """
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            self._hand_over(theirs)
-            theirs.close()
-            answer = b""
-            try:
-                await loop.sock_sendall(ours, order)
-                while piece := await loop.sock_recv(ours, 64 * 1024):
-                    answer += piece
-            except (BrokenPipeError, ConnectionResetError):
-                return b""
-            return answer
-
-    def _hand_over(self, sock: socket.socket) -> None:
-        if self.pid is None:
-            self._start()
-        assert self._control is not None
-        try:
-            socket.send_fds(self._control, [b"\0"], [sock.fileno()])
-        except (BrokenPipeError, ConnectionResetError):  # it died since: a new one, and its failure is the caller's
-            self._start()
-            socket.send_fds(self._control, [b"\0"], [sock.fileno()])
-
-    def _start(self) -> None:
-        self._reap()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)  # cannot fill: _STARTS_IN_FLIGHT_MAX one-byte messages
-        command = [sys.executable, "-I", "-S", "-X", "utf8", supervisor.__file__, "--server"]
-        environment = {"LANG": "C.UTF-8"}  # none of the agent's, which may hold its keys
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env=environment,
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                raise EngineUnreachable(f"the fork server cannot be started: {' '.join(command)}: {error}") from error
-        self._control = ours
-
-    def _reap(self) -> None:
-        if self._control is not None:
-            self._control.close()  # this is what ends it
-            self._control = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-
-    async def close(self) -> None:
-        """End the server, once it has forked for all orders that it was given. Attempts go on."""
-        process, control = self._process, self._control
-        self._process = self._control = None  # a start that comes meanwhile has a new one
-        if control is not None:
-            control.close()
-        if process is not None and process.poll() is None:
-            fd = os.pidfd_open(process.pid)  # not reaped yet, so it is still there
-            try:
-                await _readable(fd)
-            finally:
-                os.close(fd)
-                process.wait()
-
-    def discard(self) -> None:
-        """Kill a server that does not answer; the next start has a new one. An order that is with it dies with it."""
-        if self._process is not None:
-            self._process.kill()
-        self._reap()
-
-
-async def _readable(fd: int) -> None:
-    """Wait until `fd` is readable. For a pidfd: until its process has ended."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,239}")  # a file's name
 
 
 @contextlib.contextmanager
-def _pidfd(record: Mapping[str, Any]) -> Iterator[int | None]:
+def _pidfd(record: Record) -> Iterator[int | None]:
     """A handle on the supervisor of `record`; None if it is gone: its number may be another process's by now."""
     fd = None
-    if record["boot_id"] == supervisor.boot_id():
+    if record.boot_id == proc.boot_id():
         with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(record["pid"])
+            fd = os.pidfd_open(record.pid)
     try:
         # The handle is taken first: what it refers to cannot change any more while it is looked at.
-        yield fd if supervisor.start_ticks(record["pid"]) == record["start_ticks"] else None
+        yield fd if proc.start_ticks(record.pid) == record.start_ticks else None
     finally:
         if fd is not None:
             os.close(fd)
 
 
-async def _gone(record: Mapping[str, Any], send: signal.Signals | None = None) -> None:
+async def _gone(record: Record, send: signal.Signals | None = None) -> None:
     """Return when the supervisor of `record` has ended, after sending it a signal."""
     with _pidfd(record) as fd:
         if fd is None:
@@ -161,59 +59,14 @@ async def _gone(record: Mapping[str, Any], send: signal.Signals | None = None) -
         if send is not None:
             with contextlib.suppress(ProcessLookupError):  # it has ended since
                 signal.pidfd_send_signal(fd, send)
-        await _readable(fd)
-
-
-def _started(record: Mapping[str, Any]) -> Started:
-    return Started(record["name"], record["started_at_ms"], {"pid": str(record["pid"])})
-
-
-def _outcome(end: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        exit_code=end["exit_code"],
-        reason=end["reason"],
-        message=end["message"],
-        started_at_ms=None if end["refused"] else end["started_at_ms"],
-        finished_at_ms=end["finished_at_ms"],
-        facts=end["facts"],
-    )
-
-
-def _read(name: str, directory: Path, file: str) -> dict[str, Any] | None:
-    """A state file of the attempt. Raises ExecutorError if it is damaged or another attempt's."""
-    try:
-        value = supervisor.read_json(state_path(directory, file))
-    except ValueError as error:
-        raise ExecutorError(str(error)) from error
-    if value is not None and value["name"] != name:
-        raise ExecutorError(f"{directory} belongs to the attempt {value['name']}, not to {name}")
-    return value
-
-
-def _order(spec: AttemptSpec) -> Order:
-    command = [*(spec.entrypoint or ()), *spec.command]
-    if not command:
-        raise ExecutorError(f"{spec.name}: no command; a process has no image that would bring one")
-    directory = str(spec.directory.absolute())
-    defaults = {"PATH": _DEFAULT_PATH, "HOME": str(Path("~").expanduser()), "LANG": "C.UTF-8"}
-    return Order(
-        name=spec.name,
-        directory=directory,
-        log_directory=str(spec.log_directory.absolute()),
-        command=command,
-        environment=defaults | dict(spec.environment) | {supervisor.MARK: directory},
-        labels=dict(spec.labels),
-        memory_bytes=spec.resources.memory_bytes,
-        not_after_s=spec.not_after_s,
-        stop_grace_s=spec.stop_grace_s,
-        log_limit_bytes=spec.log_limit_bytes,
-    )
+        await readable(fd)
 
 
 class ProcessExecutor:
     """`executors.base.Executor` for local processes.
 
-    attempts_root: the directory under which all attempts' directories are; `list_names` looks there.
+    attempts_root: the directory under which all attempts' directories are. What is kept of them is in its sibling, of
+        the same name and `-state`.
 
     An attempt sees exactly its environment, PATH, HOME and LANG where it sets none, and JOB_DIR, its directory.
     Its memory limit is an address space limit (RLIMIT_AS); `cpu_cores`, `image`, `pull` and `network` have no meaning
@@ -227,8 +80,9 @@ class ProcessExecutor:
     absence_is_proof = False  # an order may be with a supervisor that has not written its record yet
 
     def __init__(self, attempts_root: Path) -> None:
-        self._root = attempts_root
-        self._server = _ForkServer()
+        root = attempts_root.absolute()
+        self._states = root.with_name(f"{root.name}-state")
+        self._server = ForkServer()
         self._starts = asyncio.Semaphore(_STARTS_IN_FLIGHT_MAX)
 
     @property
@@ -236,31 +90,81 @@ class ProcessExecutor:
         """The fork server's process number; None while there is none."""
         return self._server.pid
 
+    def state(self, name: str) -> Path:
+        """Where the files of `process_state.py` of an attempt are. Raises ExecutorError for a name that names none."""
+        if not _NAME.fullmatch(name):
+            raise ExecutorError(f"{name!r} cannot be an attempt's name: letters, digits, '_', '.' and '-', 240 at most")
+        return self._states / name
+
     async def open(self) -> None:
-        """Nothing to connect to: the fork server is started by the first start."""
+        """Make room for what is kept. The fork server is started by the first start. Raises EngineUnreachable."""
+        try:
+            self._states.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._states.chmod(0o700)
+        except OSError as error:
+            raise EngineUnreachable(f"nothing can be kept of attempts in {self._states}: {error}") from error
+
+    # -- start and attach --------------------------------------------------------------------------------------------
+
+    async def fetch(self, spec: AttemptSpec) -> None:
+        """There is nothing to get."""
 
     async def start(self, spec: AttemptSpec) -> Started:
         """See `Executor.start`. The same refusal or failure is raised again for an attempt that did not start."""
-        found = self._find(spec.name, spec.directory)
+        try:
+            with told_apart(spec.name):
+                return await self._start(spec)
+        except StateLost as lost:
+            # It may run, and nobody could tell how it goes. Who hears of an error is promised that it does not run.
+            await asyncio.to_thread(proc.end_marked, self._marks(spec.name, spec.directory, None))
+            raise ExecutorError(f"{lost}; what ran of it has been ended") from lost
+
+    async def _start(self, spec: AttemptSpec) -> Started:
+        found = self._find(spec.name)
         if found is not None:
             return found
         try:
-            order = _order(spec).encode()
+            order = self._order(spec).encode()
         except ValueError as error:
-            raise ExecutorError(str(error)) from error
+            raise ExecutorError(f"{spec.name}: {error}") from error
         async with self._starts:
             answer = await self._ask(spec.name, order)
-            found = self._find(spec.name, spec.directory)
+            found = self._find(spec.name)
             if not answer and found is None:
                 # Whoever had the order died with it, most likely the fork server, and left no record: nothing has
                 # begun, and nobody is left who could begin it. A dying server still takes orders, so not to that one.
                 await self._server.close()
                 answer = await self._ask(spec.name, order)
-                found = self._find(spec.name, spec.directory)
+                found = self._find(spec.name)
         if found is not None:
             return found
+        if answer == DECIDED:
+            raise StateLost(
+                f"{spec.name}: what was kept of it in {self.state(spec.name)} vanished while it was started"
+            )
         failure = answer.decode(errors="replace") or "its supervisors died before they could start it"
         raise ExecutorError(f"{spec.name}: {failure}")
+
+    def _order(self, spec: AttemptSpec) -> Order:
+        command = [*(spec.entrypoint or ()), *spec.command]
+        if not command:
+            raise ExecutorError(f"{spec.name}: no command; a process has no image that would bring one")
+        marks = self._marks(spec.name, spec.directory, None)
+        defaults = {"PATH": _DEFAULT_PATH, "HOME": str(Path("~").expanduser()), "LANG": "C.UTF-8"}
+        return Order(
+            name=spec.name,
+            state=str(self.state(spec.name)),
+            limit_us=marks.limit_us,
+            directory=marks.directory,
+            log_directory=str(spec.log_directory.absolute()),
+            command=command,
+            environment=defaults | dict(spec.environment) | {proc.DIRECTORY_VARIABLE: marks.directory},
+            labels=dict(spec.labels),
+            memory_bytes=spec.resources.memory_bytes,
+            not_after_s=spec.not_after_s,
+            stop_grace_s=spec.stop_grace_s,
+            log_limit_bytes=spec.log_limit_bytes,
+        )
 
     async def _ask(self, name: str, order: bytes) -> bytes:
         try:
@@ -270,94 +174,137 @@ class ProcessExecutor:
             self._server.discard()
             raise EngineUnreachable(f"{name}: its supervisor has not answered in {self.start_window_s} s") from None
 
-    def _find(self, name: str, directory: Path) -> Started | None:
+    def _find(self, name: str) -> Started | None:
         """An attempt for which there was a start. Raises what that start raised, if it failed."""
-        end = _read(name, directory, EXIT)
-        if end is not None and end["refused"]:
-            raise StartRefused(f"{name}: {end['message']}")
-        if end is not None and end["reason"] == "executor_error":
-            raise ExecutorError(f"{name}: {end['message']}")
-        record = _read(name, directory, RECORD)
-        return None if record is None else _started(record)
+        end, record = self._load(name)
+        if end is not None and end.refused:
+            raise StartRefused(f"{name}: {end.message}")
+        if end is not None and end.reason == "executor_error":
+            raise ExecutorError(f"{name}: {end.message}")
+        return _started(end, record)
+
+    def _load(self, name: str) -> tuple[End | None, Record | None]:
+        state = self.state(name)
+        return load(End, state, name), load(Record, state, name)
+
+    def _marks(self, name: str, directory: Path, record: Record | None) -> proc.Marks:
+        """How the attempt's processes are known; without a record by what its name and its directory say."""
+        if record is not None:
+            task = (record.task_pid, record.task_start_ticks) if record.boot_id == proc.boot_id() else None
+            return proc.Marks(record.directory, record.limit_us, task)
+        digest = hashlib.sha256(os.fsencode(self.state(name))).digest()
+        try:
+            limit_us = proc.limit_mark(int.from_bytes(digest[:8]))
+        except ValueError as error:
+            raise ExecutorError(f"{name}: {error}") from error
+        return proc.Marks(str(directory.absolute()), limit_us)
 
     async def attach(self, name: str, directory: Path) -> Started | None:
         """See `Executor.attach`. None also where the start was refused; of a command that could not be run, `wait`
         tells.
         """
-        end = _read(name, directory, EXIT)
-        if end is not None and end["refused"]:
-            return None
-        record = _read(name, directory, RECORD)
-        return None if record is None else _started(record)
+        with told_apart(name):
+            end, record = self._load(name)
+            if end is None and record is None:
+                pids = await asyncio.to_thread(proc.marked, self._marks(name, directory, None))
+                end, record = self._load(name)  # it may have been started while it was looked for
+                if pids and end is None and record is None:
+                    raise StateLost(f"{name}: it runs, and what was kept of it in {self.state(name)} is gone")
+            return None if end is not None and end.refused else _started(end, record)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     async def wait(self, name: str, directory: Path) -> Outcome:
-        """See `Executor.wait`. Raises ExecutorError where there was never a start."""
-        end = _read(name, directory, EXIT)
-        if end is None:
-            record = self._record(name, directory)
-            await _gone(record)
-            end = await self._end(name, directory, record)
-        return _outcome(end)
+        """See `Executor.wait`. Raises StateLost where no start is on record."""
+        with told_apart(name):
+            end, record = self._load(name)
+            if end is None:
+                if record is None:
+                    raise StateLost(f"{name}: there was no start of it, or {self.state(name)} is gone")
+                await _gone(record)
+                end = load(End, self.state(name), name) or await self._end(name, directory, record)
+            return end.outcome()
 
-    def _record(self, name: str, directory: Path) -> dict[str, Any]:
-        record = _read(name, directory, RECORD)
-        if record is None:
-            raise ExecutorError(f"{name}: there was no start of it in {directory}")
-        return record
-
-    async def _end(self, name: str, directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        """How an attempt without a living supervisor ended. If nobody has recorded it: end what is left, record it."""
-        end = _read(name, directory, EXIT)
+    async def _end(self, name: str, directory: Path, record: Record) -> End:
+        """End what a dead supervisor has left, and record it, if nobody has."""
+        if record.boot_id == proc.boot_id():
+            await asyncio.to_thread(proc.end_marked, self._marks(name, directory, record))
+            message = "the supervisor died before its attempt; what was left of it has been killed"
+        else:
+            message = "the machine was restarted while it ran"
+        state = self.state(name)
+        end = load(End, state, name)  # another may have been faster
         if end is None:
-            if record["boot_id"] == supervisor.boot_id():
-                await asyncio.to_thread(_kill_leftovers, record["directory"])
-                message = "the supervisor died before its attempt; what was left of it has been killed"
-            else:
-                message = "the machine was restarted while it ran"
-            end = {
-                "name": name,
-                "exit_code": None,
-                "reason": "agent_lost",
-                "message": message,
-                "refused": False,
-                "started_at_ms": record["started_at_ms"],
-                "finished_at_ms": time.time_ns() // 10**6,
-                "facts": {},
-            }
-            supervisor.write_json(state_path(directory, EXIT), end)
+            ended_at_ms = max(record.started_at_ms, time.time_ns() // 10**6)  # the clock may have been set back
+            end = End(name, None, "agent_lost", message, False, record.started_at_ms, ended_at_ms, {})
+            state.mkdir(mode=0o700, exist_ok=True)
+            write_json(state / EXIT, end.as_json())
         return end
 
     async def stop(self, name: str, directory: Path, grace_s: float) -> None:
-        """See `Executor.stop`. An attempt that was never started never will be: a mark in its directory says so.
+        """See `Executor.stop`. An attempt that was never started never will be: a mark beside it says so.
 
-        Raises ExecutorError if some process of it cannot be ended.
+        Raises Unsettled if some process of it does not end, or if that mark cannot be written now.
         """
-        if _read(name, directory, EXIT) is not None:
-            return
-        state = state_path(directory, "")
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        supervisor.write_json(state / STOP, {"name": name, "grace_s": grace_s})
-        record = _read(name, directory, RECORD)  # after the mark, as a start looks for the mark after its record
-        if record is None:
-            return
+        with told_apart(name):
+            state = self.state(name)
+            if load_if_whole(End, state, name) is not None:
+                return
+            unwritten = _ask_to_stop(state, name, grace_s)
+            record = load_if_whole(Record, state, name)  # after the mark, as a start looks for it after its record
+            if record is not None:
+                await self._end_supervised(record, grace_s)
+                if load_if_whole(End, state, name) is not None:
+                    return
+            await asyncio.to_thread(proc.end_marked, self._marks(name, directory, record))
+            if unwritten is not None and not (state / RECORD).exists():
+                raise unwritten  # whoever is about to start it would not see that it must not
+
+    async def _end_supervised(self, record: Record, grace_s: float) -> None:
         try:
             async with asyncio.timeout(grace_s + _STOP_SLACK_S):
                 await _gone(record, signal.SIGTERM)
         except TimeoutError:
             await _gone(record, signal.SIGKILL)
-        await self._end(name, directory, record)
+
+    async def remove(self, name: str, directory: Path) -> None:
+        """See `Executor.remove`. Raises ExecutorError while it runs: stop it first."""
+        with told_apart(name):
+            state = self.state(name)
+            if load_if_whole(End, state, name) is None:
+                record = load_if_whole(Record, state, name)
+                if await asyncio.to_thread(self._runs, record, self._marks(name, directory, record)):
+                    raise ExecutorError(f"{name} is running; stop it before it is removed")
+            await asyncio.to_thread(_remove, state)
+
+    @staticmethod
+    def _runs(record: Record | None, marks: proc.Marks) -> bool:
+        if record is not None:
+            with _pidfd(record) as fd:
+                if fd is not None:
+                    return True
+            if record.boot_id != proc.boot_id():
+                return False
+        return bool(proc.marked(marks))
 
     async def logs(
-        self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False
+        self,
+        name: str,
+        directory: Path,  # noqa: ARG002  the contract's; the name is enough
+        since_ns: int = 0,
+        *,
+        follow: bool = False,
     ) -> AsyncIterator[LogLine]:
         """See `Executor.logs`. Gaps are left out here; `segments.read` shows them.
 
-        Raises ExecutorError where there was never a start.
+        Raises StateLost where no start is on record.
         """
-        record = self._record(name, directory)
+        record = load(Record, self.state(name), name)
+        if record is None:
+            raise StateLost(f"{name}: there was no start of it, or {self.state(name)} is gone")
         ended = asyncio.ensure_future(_gone(record))
         try:
-            with Cursor(Path(record["log_directory"]), since_ns=since_ns) as cursor:
+            with Cursor(Path(record.log_directory), since_ns=since_ns) as cursor:
                 while True:
                     last = ended.done() or not follow  # looked at before reading, so that the last lines are not missed
                     batch = await asyncio.to_thread(cursor.poll)
@@ -373,25 +320,12 @@ class ProcessExecutor:
             with contextlib.suppress(asyncio.CancelledError):
                 await ended
 
-    async def remove(self, name: str, directory: Path) -> None:
-        """See `Executor.remove`. Raises ExecutorError while it runs: stop it first."""
-        record = _read(name, directory, RECORD)
-        if record is not None and _read(name, directory, EXIT) is None:
-            with _pidfd(record) as fd:
-                if fd is not None:
-                    raise ExecutorError(f"{name} is running; stop it before it is removed")
-        removed = directory / f"{STATE_DIRECTORY}.removed"
-        with contextlib.suppress(FileNotFoundError):  # removed already
-            (directory / STATE_DIRECTORY).rename(removed)  # at once: a half removed state would look like a lost one
-        if removed.exists():
-            await asyncio.to_thread(shutil.rmtree, removed)
+    # -- the rest ----------------------------------------------------------------------------------------------------
 
     async def list_names(self, labels: Mapping[str, str]) -> frozenset[str]:
-        """See `Executor.list_names`: what is under the root, refused starts included until they are removed."""
-        try:
-            return await asyncio.to_thread(_names_below, self._root, labels)
-        except ValueError as error:
-            raise ExecutorError(str(error)) from error
+        """See `Executor.list_names`: refused starts included until they are removed, and those that are damaged."""
+        with told_apart(str(self._states)):
+            return await asyncio.to_thread(_names_in, self._states, labels)
 
     async def callback_host(self) -> str | None:
         """See `Executor.callback_host`."""
@@ -409,49 +343,49 @@ class ProcessExecutor:
         await self.close()
 
 
-def _names_below(root: Path, labels: Mapping[str, str]) -> frozenset[str]:
+def _started(end: End | None, record: Record | None) -> Started | None:
+    """The word that it started, from whichever is left to say so."""
+    return record.started() if record is not None else end.started() if end is not None else None
+
+
+def _ask_to_stop(state: Path, name: str, grace_s: float) -> OSError | None:
+    """Write the stop file. Returns why it could not be written: what runs is told by a signal as well."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(state / STOP, {"name": name, "grace_s": grace_s})
+    except OSError as error:
+        return error
+    return None
+
+
+def _remove(state: Path) -> None:
+    """Remove the directory: at once, as a half removed state would look like a damaged one."""
+    removed = state.with_name(f".{state.name}.removed")
+    if removed.exists():  # of a removal that was interrupted
+        shutil.rmtree(removed)
+    with contextlib.suppress(FileNotFoundError):  # removed already
+        state.rename(removed)
+        shutil.rmtree(removed)
+
+
+def _names_in(states: Path, labels: Mapping[str, str]) -> frozenset[str]:
     names = set()
-    level = [root]
-    for _ in range(_ROOT_DEPTH_MAX):
-        below: list[Path] = []
-        for directory in level:
-            record = supervisor.read_json(state_path(directory, RECORD))
-            if record is None:
-                with contextlib.suppress(FileNotFoundError):  # deleted since
-                    below += (
-                        Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)
-                    )
-            elif labels.items() <= record["labels"].items():
-                names.add(record["name"])
-        level = below
+    with contextlib.suppress(FileNotFoundError):  # nothing was started yet
+        for entry in os.scandir(states):
+            if _NAME.fullmatch(entry.name) and _carries(states / entry.name, entry.name, labels):
+                names.add(entry.name)
     return frozenset(names)
 
 
-def _kill_leftovers(directory: str) -> None:
-    """SIGKILL all processes that carry the attempt's mark, until there are none. Raises ExecutorError if some stay."""
-    for _ in range(_LEFTOVER_ROUNDS_MAX):
-        pids = supervisor.marked(directory)
-        if not pids:
-            return
-        for pid in pids:
-            _kill_and_wait(pid)
-    raise ExecutorError(f"{directory}: processes {supervisor.marked(directory)} of this attempt cannot be killed")
-
-
-def _kill_and_wait(pid: int) -> None:
+def _carries(state: Path, name: str, labels: Mapping[str, str]) -> bool:
+    """Whether there was a start of it, with these labels. One whose labels cannot be read is nobody else's."""
     try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(_LEFTOVER_WAIT_MS)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(fd)
+        record = load(Record, state, name)
+    except StateLost:
+        return True
+    if record is None:
+        return (state / EXIT).exists()
+    return labels.items() <= record.labels.items()
 
 
 def create(config: Mapping[str, str]) -> ProcessExecutor:

@@ -14,6 +14,7 @@ it was deleted or could not be written because the disk was full (P12: bounded, 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -35,6 +36,7 @@ BATCH_RECORDS = 1000
 _TIME_BYTES = 30  # 2016-10-06T00:17:09.669794202Z
 _PREFIX_BYTES = 40  # and " stdout F ": both streams' names are six letters
 _TAGS = {f" {stream} {tag} ".encode(): (stream, tag == "P") for stream in Stream for tag in "FP"}
+_ROOM_BYTES = 64 * 1024 * 1024  # of the disk that output never takes, or its eighth: records of what ended need some
 _SEGMENTS_MIN = 4  # within the limit: the first, the last, and some between
 _BLOCK_BYTES = 256 * 1024
 _DISORDER_NS = 60 * 10**9  # two streams copied from an engine may be this far out of order
@@ -238,6 +240,7 @@ class SegmentWriter:
     def _write_all(self, view: memoryview) -> None:
         size = self._size + len(view)
         try:
+            self._leave_room(len(view))
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError:
@@ -245,6 +248,11 @@ class SegmentWriter:
             os.ftruncate(self._fd, self._size)  # whole records only
             raise
         self._size = size
+
+    def _leave_room(self, size: int) -> None:
+        disk = os.fstatvfs(self._fd)
+        if (disk.f_bavail * disk.f_frsize) - size < min(_ROOM_BYTES, disk.f_blocks * disk.f_frsize // 8):
+            raise OSError(errno.ENOSPC, "the disk is full but for what is kept for records")
 
     def _roll(self, skip: int = 0) -> None:
         before, number = self._fd, self._number

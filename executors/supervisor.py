@@ -4,15 +4,12 @@
 SOCK_SEQPACKET pair, SCM_RIGHTS), it forks a supervisor, which reads its Order from that socket, answers on it once, and
 goes on alone in a session of its own. The server ends when the agent's end of its standard input is closed.
 
-What a supervisor keeps in `<attempt's directory>/.prime/`:
+What a supervisor keeps on disk is told in `process_state.py`.
 
-    lock             held while a start is decided, so that two starts are one (P3)
-    supervisor.json  written before the task is started: there was a start. See `Supervisor.record`
-    stop.json        written by the agent: {"grace_s": seconds}. Found before a start, it is never started
-    exit.json        how it ended; its processes are gone and its output is in the log
-
-Record and stop file are each written before the other is looked for, so a stop and a start that meet cannot both miss
-the other. The not-after is compared by the forked task itself, as the last thing before exec.
+Its task is forked first and waits at a gate. Then the record is written, and after it the stop file is looked for, as
+the agent writes that one before it looks for the record: so a stop and a start that meet cannot both miss the other.
+Then supervisor and task are marked (`proc.py`), so that whatever is marked has had a record. The not-after is compared
+by the task itself, as the last thing before exec.
 """
 
 from __future__ import annotations
@@ -39,12 +36,11 @@ if __name__ == "__main__":  # isolated mode leaves this file's package out of th
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from executors.base import Stream
+from executors.proc import boot_id, descendants, set_limit_mark, start_ticks
+from executors.process_state import EXIT, LOCK, RECORD, STOP, stop_grace_s, sync_directory, write_json
 from executors.segments import SegmentWriter
 
-STATE_DIRECTORY = ".prime"
 DECIDED = b"decided"  # a supervisor's answer: what came of the start is in the files. Any other says why it failed
-LOCK, RECORD, STOP, EXIT = "lock", "supervisor.json", "stop.json", "exit.json"
-MARK = "JOB_DIR"  # in the environment of all an attempt's processes; its value is the attempt's directory alone
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -54,6 +50,7 @@ _RESCAN_S = 0.1  # while processes are being killed: look for new ones this ofte
 _RECORD_RETRY_S = 1.0  # a full disk: how often to try to write exit.json
 _ORDER_BYTES_MAX = 16 * 1024 * 1024
 _LENGTH = struct.Struct("!I")
+_GO = b"go"
 _REFUSED = b"refused"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,9 +58,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the agent asks of a supervisor: `AttemptSpec`'s fields, with paths as strings and all defaults filled in."""
+    """What the agent asks of a supervisor: `AttemptSpec`'s fields, with paths as strings and all defaults filled in.
+
+    state: the directory of what is kept of the attempt. limit_us: the mark of its processes, see `proc.limit_mark`.
+    """
 
     name: str
+    state: str
+    limit_us: int
     directory: str
     log_directory: str
     command: list[str]
@@ -80,88 +82,6 @@ class Order:
         if len(body) > _ORDER_BYTES_MAX:
             raise ValueError(f"{self.name}: environment and command are {len(body)} bytes, {_ORDER_BYTES_MAX} at most")
         return _LENGTH.pack(len(body)) + body
-
-
-def state_path(directory: Path | str, file: str) -> Path:
-    """Where `file` (LOCK, RECORD, STOP, EXIT) of an attempt is."""
-    return Path(directory) / STATE_DIRECTORY / file
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace `path`, durably: it has the old or the new text, also after a crash of the machine."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(fd)
-    temporary.rename(path)
-    directory_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory_fd)
-    finally:
-        os.close(directory_fd)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's object; None if there is no such file. Raises ValueError if it is damaged."""
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def boot_id() -> str:
-    """The kernel's name of this boot: process numbers of another mean nothing."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _stat(pid: int | str) -> list[bytes] | None:
-    """Fields of /proc/<pid>/stat from the third (state) on (proc(5)); None if there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return text.rpartition(b")")[2].split()
-
-
-def start_ticks(pid: int) -> int | None:
-    """Clock ticks after boot at which `pid` started: with the boot id, a process's name for ever. None = gone."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields and fields[0] not in (b"Z", b"X") else None
-
-
-def descendants(root: int) -> dict[int, int]:
-    """Processes below `root`: {pid: process group}."""
-    children: dict[int, list[tuple[int, int]]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208  names, not paths, and often
-        fields = _stat(name) if name.isdigit() else None
-        if fields and fields[0] not in (b"Z", b"X"):
-            children.setdefault(int(fields[1]), []).append((int(name), int(fields[2])))
-    found: dict[int, int] = {}
-    parents = [root]
-    while parents:
-        for pid, group in children.get(parents.pop(), []):
-            found[pid] = group
-            parents.append(pid)
-    return found
-
-
-def marked(directory: Path | str) -> list[int]:
-    """Processes whose environment says that they belong to the attempt in `directory`."""
-    mark = f"\0{MARK}={directory}\0".encode(errors="surrogateescape")
-    found = []
-    for name in os.listdir("/proc"):  # noqa: PTH208  names, not paths
-        if not name.isdigit():
-            continue
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or another user's
-            if mark in b"\0" + Path(f"/proc/{name}/environ").read_bytes():
-                found.append(int(name))
-    return found
 
 
 def _prctl(option: int, value: int) -> None:
@@ -229,6 +149,7 @@ class Supervisor:
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._state = Path(order.state)
         self._task = 0  # pid; it leads a session and a process group of the same number
         self._status: int | None = None  # wait status, once it has ended
         self._finished_at_ms = 0
@@ -243,7 +164,7 @@ class Supervisor:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def record(self) -> dict[str, Any]:
-        """What is kept about this process: enough to find it, and to know it from a later process of its number."""
+        """What is kept about this process and its task: `process_records.Record`."""
         return {
             "name": self._order.name,
             "labels": self._order.labels,
@@ -251,6 +172,9 @@ class Supervisor:
             "log_directory": self._order.log_directory,
             "pid": os.getpid(),
             "start_ticks": start_ticks(os.getpid()),
+            "task_pid": self._task,
+            "task_start_ticks": start_ticks(self._task),
+            "limit_us": self._order.limit_us,
             "boot_id": boot_id(),
             "started_at_ms": self._started_at_ms,
         }
@@ -259,36 +183,44 @@ class Supervisor:
         """Start the task; True if it runs. Whatever comes of it is recorded when this returns."""
         writer = SegmentWriter(Path(self._order.log_directory), limit_bytes=self._order.log_limit_bytes)
         self._started_at_ms = time.time_ns() // 10**6
-        write_json(state_path(self._order.directory, RECORD), self.record())
-        if state_path(self._order.directory, STOP).exists():
+        gate, status = self._fork(writer)
+        write_json(self._state / RECORD, self.record())
+        sync_directory(self._state.parent)
+        if (self._state / STOP).exists():
+            os.close(gate)  # the task ends, having begun nothing
             message, refused = "a stop was asked for before the start", True
         else:
-            message, refused = self._spawn(writer)
+            message, refused = self._let_go(gate, status)
         if not message:
             return True
-        writer.close()
+        os.waitpid(self._task, 0)
+        self._pump.finish()
         self._write_exit(None, "executor_error", message, refused=refused)
         return False
 
-    def _spawn(self, writer: SegmentWriter) -> tuple[str, bool]:
-        """Fork and exec the task. Returns (why not, refused); ("", False) if it runs."""
+    def _fork(self, writer: SegmentWriter) -> tuple[int, int]:
+        """Fork the task. Returns (its gate, to write to; what it says if it does not run, to read)."""
         stdout, stdout_task = os.pipe()
         stderr, stderr_task = os.pipe()
         status, status_task = os.pipe()
+        gate_task, gate = os.pipe()
         parent = os.getpid()
         self._task = os.fork()
         if self._task == 0:
-            _become_task(self._order, parent, stdout_task, stderr_task, status_task)
-        for fd in (stdout_task, stderr_task, status_task):
+            os.close(gate)  # or it would never see that nobody can open it any more
+            _become_task(self._order, parent, gate_task, (stdout_task, stderr_task), status_task)
+        for fd in (stdout_task, stderr_task, status_task, gate_task):
             os.close(fd)
         self._pump = _Pump(writer, {stdout: Stream.STDOUT, stderr: Stream.STDERR})
+        return gate, status
+
+    def _let_go(self, gate: int, status: int) -> tuple[str, bool]:
+        """Mark this process and let the task begin. Returns (why it does not run, refused); ("", False) if it runs."""
+        set_limit_mark(self._order.limit_us)
+        os.write(gate, _GO)
+        os.close(gate)
         with os.fdopen(status, "rb") as file:
             message = file.read()  # ends empty with a successful exec, which closes the other end
-        if not message:
-            return "", False
-        os.waitpid(self._task, 0)
-        os.close(stdout)
-        os.close(stderr)
         if message == _REFUSED:
             return f"the start came after its not-after ({self._order.not_after_s:.3f} s after boot)", True
         return message.decode(errors="replace"), False
@@ -336,8 +268,8 @@ class Supervisor:
 
     def _begin_stop(self) -> None:
         """SIGTERM to all; SIGKILL after the grace. Asked again, only the earlier end counts."""
-        request = read_json(state_path(self._order.directory, STOP)) or {}
-        stop_at = time.monotonic() + float(request.get("grace_s", self._order.stop_grace_s))
+        asked_s = stop_grace_s(self._state)  # None: the disk was full when it was to be written
+        stop_at = time.monotonic() + (self._order.stop_grace_s if asked_s is None else asked_s)
         first = self._stop_at is None
         self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
         if not first:
@@ -383,10 +315,12 @@ class Supervisor:
             "finished_at_ms": max(self._started_at_ms, self._finished_at_ms or time.time_ns() // 10**6),
             "facts": facts or {},
         }
-        path = state_path(self._order.directory, EXIT)
-        while path.parent.exists():  # removed: nobody asks any more
+        while True:
             try:
-                write_json(path, end)
+                self._state.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it
+                write_json(self._state / EXIT, end)
+            except (FileNotFoundError, FileExistsError, NotADirectoryError):
+                return  # what holds it is gone, and the agent's data with it: nobody asks any more
             except OSError:  # most likely a full disk. An end that is not recorded has not happened yet: wait for room
                 time.sleep(_RECORD_RETRY_S)
             else:
@@ -399,12 +333,12 @@ class Supervisor:
                 _kill(pid, signal.SIGKILL)
             time.sleep(_RESCAN_S)
             self._reap()
-        if state_path(self._order.directory, RECORD).exists():
+        if (self._state / RECORD).exists():
             self._write_exit(None, "executor_error", message)
 
 
-def _become_task(order: Order, parent: int, stdout: int, stderr: int, status: int) -> NoReturn:
-    """In the forked child: turn into the task, or say why not on `status`."""
+def _become_task(order: Order, parent: int, gate: int, output: tuple[int, int], status: int) -> NoReturn:
+    """In the forked child: turn into the task once the gate is opened, or say why not on `status`."""
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -415,8 +349,11 @@ def _become_task(order: Order, parent: int, stdout: int, stderr: int, status: in
             with contextlib.suppress(OSError):  # numbers that the C library keeps for itself
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if os.read(gate, len(_GO)) != _GO:  # it was closed: there is no start
+            os._exit(1)
+        set_limit_mark(order.limit_us)
         null = os.open(os.devnull, os.O_RDONLY)
-        for fd, target in ((null, 0), (stdout, 1), (stderr, 2)):
+        for fd, target in ((null, 0), (output[0], 1), (output[1], 2)):
             os.dup2(fd, target, inheritable=True)  # all others are closed by exec (PEP 446)
         os.umask(0o022)
         os.chdir(order.directory)
@@ -440,7 +377,8 @@ def _limit(kind: int, value: int) -> None:
 
 def _why_not_run(order: Order, error: BaseException) -> str:
     program = order.command[0]
-    if isinstance(error, FileNotFoundError) and "/" not in program:
+    no_program = isinstance(error, FileNotFoundError) and error.filename != order.directory
+    if no_program and "/" not in program:
         return f"{program}: command not found in PATH={order.environment.get('PATH', '')}"
     reason = error.strerror if isinstance(error, OSError) else repr(error)
     return f"{program}: cannot be run in {order.directory}: {reason}"
@@ -479,10 +417,10 @@ def supervise(report: socket.socket) -> None:
     order = _receive_order(report)
     if order is None:
         return
-    state = state_path(order.directory, "")
+    state = Path(order.state)
     supervisor = None
     try:
-        state.mkdir(mode=0o700, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock_fd, fcntl.LOCK_EX)  # waits for another start of this attempt to be decided
         if (state / RECORD).exists() or (state / EXIT).exists():

@@ -80,7 +80,7 @@ AT_GATE = 'read -r _ < "$JOB_DIR/in/gate"\n'
 
 def shell_spec(root: Path, name: str, work: Work, job_dir: str | None = None) -> AttemptSpec:
     """An attempt that leaves evidence of its start and runs `work.sh`. job_dir: where the work finds its directory."""
-    directory = root / "attempts" / "run" / "instance" / name
+    directory = root / "attempts" / "run" / "instance" / name  # as `attempts_root` has it
     for part in ("in", "out"):
         (directory / part).mkdir(parents=True)
     os.mkfifo(directory / "in" / "gate")
@@ -92,6 +92,11 @@ def shell_spec(root: Path, name: str, work: Work, job_dir: str | None = None) ->
         environment={"JOB_DIR": job_dir or str(directory)},
         labels={"prime.test": "contract"},
     )
+
+
+def attempts_root(spec: AttemptSpec) -> Path:
+    """The directory of all attempts of a `shell_spec`."""
+    return spec.directory.parents[2]
 
 
 def shell_starts(spec: AttemptSpec) -> int:
@@ -241,6 +246,17 @@ class ExecutorContract:
             assert [line.data for line in await lines_of(executor, spec)] == [b"before", b"after"]
 
     @in_loop
+    async def test_what_is_fetched_is_no_attempt_yet(self, under_test: ExecutorUnderTest) -> None:
+        async with opened(under_test) as executor:
+            spec = under_test.spec(SUCCESS)
+            for _ in range(2):
+                await executor.fetch(spec)
+            assert await executor.attach(spec.name, spec.directory) is None
+            assert spec.name not in await executor.list_names(spec.labels)
+            assert under_test.starts(spec) == 0
+            assert (await run(executor, spec)).succeeded
+
+    @in_loop
     async def test_a_start_after_its_not_after_is_refused_for_ever(self, under_test: ExecutorUnderTest) -> None:
         """P3: an attempt whose start was not seen in time can be declared lost, because it cannot begin later."""
         async with opened(under_test) as executor:
@@ -336,6 +352,22 @@ class ExecutorContract:
                 for _ in range(3):
                     tasks.create_task(executor.stop(spec.name, spec.directory, 0.1))
             assert (await executor.wait(spec.name, spec.directory)).exit_code == 137
+
+    @in_loop
+    async def test_a_stray_is_ended_and_removed_by_its_name_alone(self, under_test: ExecutorUnderTest) -> None:
+        """P3: whoever finds it in the list may not know where it works."""
+        elsewhere = Path("/nonexistent/elsewhere")
+        async with opened(under_test) as executor:
+            labels = {"prime.contract": f"stray-{time.time_ns()}"}
+            spec = under_test.spec(STUBBORN)
+            spec = replace(spec, labels={**spec.labels, **labels})
+            await executor.start(spec)
+            await until_seen(executor, spec, b"ready")
+            (name,) = await executor.list_names(labels)
+            await executor.stop(name, elsewhere, 0)
+            assert (await asyncio.wait_for(executor.wait(spec.name, spec.directory), 10)).exit_code == 137
+            await executor.remove(name, elsewhere)
+            assert await executor.list_names(labels) == frozenset()
 
     @in_loop
     async def test_a_stop_of_what_is_unknown_or_has_ended_is_harmless(self, under_test: ExecutorUnderTest) -> None:

@@ -13,7 +13,6 @@ import pytest
 from executors.base import AttemptSpec, Executor
 from executors.mock import MockEngine, MockExecutor
 from executors.process import ProcessExecutor
-from executors.supervisor import marked
 from tests.executors.contract import (
     CapturedLogContract,
     ExecutorContract,
@@ -23,6 +22,7 @@ from tests.executors.contract import (
     shell_spec,
     shell_starts,
 )
+from tests.executors.processes import left_of
 from tests.open_files import open_files, opened_since
 
 
@@ -78,7 +78,7 @@ class TestProcess(ExecutorContract, ShellContract, CapturedLogContract):
         before = open_files()
         under_test = ProcessUnderTest(tmp_path)
         yield under_test
-        left = [pid for spec in under_test.specs for pid in marked(spec.directory)]
+        left = [pid for spec in under_test.specs for pid in left_of(spec)]
         for pid in left:  # a test that failed must not burden those after it
             os.kill(pid, signal.SIGKILL)
         assert left == []

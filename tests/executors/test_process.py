@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from executors import supervisor
+from executors import proc
 from executors.base import AttemptSpec, LogLine, Stream
 from executors.errors import EngineUnreachable, ExecutorError, StartRefused
 from executors.process import ProcessExecutor, create
+from executors.process_state import EXIT, RECORD, STOP, write_json
 from executors.segments import Gap, read
-from executors.supervisor import EXIT, RECORD, STOP, marked, state_path
 from tests.executors.contract import (
     AT_GATE,
     Work,
@@ -37,6 +37,7 @@ from tests.executors.contract import (
     shell_starts,
     until_seen,
 )
+from tests.executors.processes import left_of, record_of, state_of
 from tests.open_files import open_files, opened_since
 
 ROOT = Path(__file__).parents[2]
@@ -65,21 +66,15 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     before = open_files()
     processes = Processes(tmp_path)
     yield processes
-    left = [pid for spec in processes.specs for pid in marked(spec.directory)]
+    left = [pid for spec in processes.specs for pid in left_of(spec)]
     for pid in left:  # a test that failed must not burden those after it
         os.kill(pid, signal.SIGKILL)
     assert left == []
     assert not opened_since(before)
 
 
-def record_of(spec: AttemptSpec) -> dict[str, object]:
-    record = supervisor.read_json(state_path(spec.directory, RECORD))
-    assert record is not None
-    return record
-
-
 def supervisor_pid(spec: AttemptSpec) -> int:
-    return int(str(record_of(spec)["pid"]))
+    return record_of(spec).pid
 
 
 async def until_written(path: Path) -> None:
@@ -193,8 +188,8 @@ class TestTheTask:
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # it has ended since it was listed
             assert not any(secret.encode() in argument for argument in arguments)
-            assert not any(secret in file.read_text() for file in state_path(spec.directory, "").iterdir())
-            assert state_path(spec.directory, "").stat().st_mode & 0o077 == 0
+            assert not any(secret in file.read_text() for file in state_of(spec).iterdir())
+            assert state_of(spec).stat().st_mode & 0o077 == 0
             await shell_release(spec)
             await executor.wait(spec.name, spec.directory)
 
@@ -260,7 +255,7 @@ class TestStops:
                 assert refused or starting.exception() is None
                 outcome = await asyncio.wait_for(executor.wait(spec.name, spec.directory), 5)
                 assert outcome.exit_code is None if refused else outcome.exit_code in (137, 143)
-                assert marked(spec.directory) == []
+                assert left_of(spec) == []
 
     @in_loop
     async def test_the_grace_is_for_the_children_too(self, processes: Processes) -> None:
@@ -281,7 +276,7 @@ class TestStops:
             await executor.start(spec)
             await until_seen(executor, spec, b"ready")
             first = asyncio.create_task(executor.stop(spec.name, spec.directory, 1000))
-            await until_written(state_path(spec.directory, STOP))
+            await until_written(state_of(spec) / STOP)
             await asyncio.wait_for(executor.stop(spec.name, spec.directory, 0), 10)
             await first
             assert (await executor.wait(spec.name, spec.directory)).exit_code == 137
@@ -295,7 +290,7 @@ class TestStops:
                 await executor.remove(spec.name, spec.directory)
             await executor.stop(spec.name, spec.directory, 5)
             await executor.remove(spec.name, spec.directory)
-            assert not state_path(spec.directory, "").exists()
+            assert not state_of(spec).exists()
 
 
 class TestDeaths:
@@ -322,7 +317,7 @@ class TestDeaths:
             await run(executor, processes.spec(""))
             server = executor.server_pid
             assert server is not None
-        assert supervisor.start_ticks(server) is None
+        assert proc.start_ticks(server) is None
 
     @in_loop
     async def test_a_fork_server_that_is_stuck_is_replaced(self, processes: Processes) -> None:
@@ -355,7 +350,7 @@ class TestDeaths:
             await asyncio.sleep(0)
             os.kill(supervisor_pid(spec), signal.SIGKILL)
             outcomes = [await one for one in waiting]
-            assert marked(spec.directory) == []
+            assert left_of(spec) == []
         async with processes.executor() as executor:
             outcomes.append(await executor.wait(spec.name, spec.directory))
             await executor.stop(spec.name, spec.directory, 1)
@@ -373,7 +368,7 @@ class TestDeaths:
             assert os.getsid(supervisor_pid(spec)) == supervisor_pid(spec), (
                 "no signal to the agent's session reaches it"
             )
-            (task,) = supervisor.descendants(supervisor_pid(spec))
+            (task,) = proc.descendants(supervisor_pid(spec))
             handle = os.pidfd_open(task)
             os.kill(supervisor_pid(spec), signal.SIGKILL)
             ended, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 10)
@@ -393,7 +388,7 @@ class TestDeaths:
             await until_seen(executor, spec, b"ready")
             os.kill(supervisor_pid(spec), signal.SIGSTOP)
             await executor.stop(spec.name, spec.directory, 0)
-            assert marked(spec.directory) == []
+            assert left_of(spec) == []
             assert (await executor.wait(spec.name, spec.directory)).reason == "agent_lost"
 
     @pytest.mark.parametrize("change", [{"boot_id": "another"}, {"start_ticks": 1}, {"pid": 2**22 + 1}])
@@ -411,12 +406,15 @@ class TestDeaths:
                     "directory": str(spec.directory),
                     "log_directory": str(spec.log_directory),
                     "pid": stranger.pid,
-                    "start_ticks": supervisor.start_ticks(stranger.pid),
-                    "boot_id": supervisor.boot_id(),
+                    "start_ticks": proc.start_ticks(stranger.pid),
+                    "task_pid": stranger.pid,
+                    "task_start_ticks": 1,
+                    "limit_us": 2**61,
+                    "boot_id": proc.boot_id(),
                     "started_at_ms": 1,
                 }
-                state_path(spec.directory, "").mkdir()
-                supervisor.write_json(state_path(spec.directory, RECORD), record | change)
+                state_of(spec).mkdir()
+                write_json(state_of(spec) / RECORD, record | change)
                 await executor.stop(spec.name, spec.directory, 1)
                 assert (await executor.wait(spec.name, spec.directory)).reason == "agent_lost"
                 assert stranger.poll() is None
@@ -432,7 +430,7 @@ from executors.base import AttemptSpec
 from executors.process import ProcessExecutor
 
 async def main():
-    executor = ProcessExecutor(Path({str(processes.root)!r}))
+    executor = ProcessExecutor(Path({str(processes.root / "attempts")!r}))
     directory = Path({str(spec.directory)!r})
     spec = AttemptSpec({spec.name!r}, directory, Path({str(spec.log_directory)!r}), command={spec.command!r})
     await executor.start(spec)
@@ -465,7 +463,7 @@ asyncio.run(main())
         asyncio.run(asyncio.wait_for(after(), 60))
         assert shell_starts(spec) == 1
         end_s = time.monotonic() + 10
-        while supervisor.start_ticks(int(server)) is not None:  # it ends by itself once its agent is gone
+        while proc.start_ticks(int(server)) is not None:  # it ends by itself once its agent is gone
             assert time.monotonic() < end_s
             os.sched_yield()
 
@@ -486,7 +484,7 @@ asyncio.run(main())
         async with processes.executor() as executor:
             spec = processes.spec(AT_GATE)
             starting = asyncio.create_task(executor.start(spec))
-            await until_written(state_path(spec.directory, RECORD))
+            await until_written(state_of(spec) / RECORD)
             starting.cancel()
             await asyncio.wait({starting})
             assert await executor.attach(spec.name, spec.directory) is not None
@@ -502,19 +500,11 @@ class TestState:
             spec = processes.spec("")
             await run(executor, spec)
             for file in (EXIT, RECORD):
-                path = state_path(spec.directory, file)
+                path = state_of(spec) / file
                 path.write_text(path.read_text()[:10])
                 with pytest.raises(ExecutorError, match=f"{file} is damaged"):
                     await executor.attach(spec.name, spec.directory)
                 path.unlink()
-
-    @in_loop
-    async def test_a_directory_belongs_to_one_attempt(self, processes: Processes) -> None:
-        async with processes.executor() as executor:
-            spec = processes.spec("")
-            await run(executor, spec)
-            with pytest.raises(ExecutorError, match="belongs to the attempt prime-test-1"):
-                await executor.start(replace(spec, name="another"))
 
     @in_loop
     async def test_what_was_never_started_cannot_be_waited_for(self, processes: Processes) -> None:
@@ -530,9 +520,9 @@ class TestState:
         async with processes.executor() as executor:
             spec = processes.spec("exit 2")
             await run(executor, spec)
-            end = json.loads(state_path(spec.directory, EXIT).read_text())
+            end = json.loads((state_of(spec) / EXIT).read_text())
             assert (end["name"], end["exit_code"], end["reason"], end["refused"]) == (spec.name, 2, "exit_code", False)
-            assert record_of(spec)["boot_id"] == supervisor.boot_id()
+            assert record_of(spec).boot_id == proc.boot_id()
 
     @in_loop
     async def test_an_order_that_is_too_big_is_refused(self, processes: Processes) -> None:

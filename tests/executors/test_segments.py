@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from executors.segments import (
     segment_numbers,
     tail,
 )
+from tests.small_disk import small_disk
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -255,6 +258,20 @@ class TestCrashAndDamage:
         writer.close()
         before, after = LogLine(T0_NS, OUT, b"before"), LogLine(T0_NS, OUT, b"after")
         assert list(read(tmp_path)) == [before, Gap(missing_segments=1), after]
+
+    def test_output_leaves_room_on_the_disk_for_the_records_of_what_ended(self, tmp_path: Path) -> None:
+        with small_disk(tmp_path / "small", 8) as disk:
+            with SegmentWriter(disk / "log", limit_bytes=64 * MIB) as writer:
+                lost = 0
+                for _ in range(100):
+                    try:
+                        writer.write(OUT, b"x" * 100_000 + b"\n", T0_NS)
+                    except OSError as error:
+                        lost += error.errno == errno.ENOSPC
+            assert 0 < lost < 100
+            assert MIB <= shutil.disk_usage(disk).free < 2 * MIB  # an eighth of it
+            lines = [record for record in read(disk / "log") if isinstance(record, LogLine)]
+            assert len([one for one in lines if not one.partial]) == 100 - lost
 
     def test_where_no_new_segment_can_be_made_the_writer_stays_usable(self, tmp_path: Path) -> None:
         writer = SegmentWriter(tmp_path / "log", limit_bytes=MIB, segment_bytes=1)
