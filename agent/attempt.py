@@ -44,7 +44,12 @@ class EndNote(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class Driven:
-    """An attempt that has a task of its own. stop: set when the table wants it stopped."""
+    """An attempt that has a task of its own. stop: set when the table wants it stopped.
+
+    stopping: its engine was told to stop it, for the table. fenced: the same, since the agent's lease has ended.
+    waits: it runs on when the agent is lost (`Instance.outlives_loss`).
+    broken: the kind of the error that nobody foresaw, once there was one: the attempt is only ended from there on.
+    """
 
     name: str
     run_id: str
@@ -58,7 +63,16 @@ class Driven:
     task: asyncio.Task[None] | None = None
     started: StartNote | None = None
     started_seq: int = 0
+    stopping: bool = False
+    fenced: bool = False
+    waits: bool = False
     ended: bool = False  # nothing more is written to its log
+    broken: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Which attempt it is: run, instance, number."""
+        return self.run_id, self.instance, self.number
 
     def fields(self) -> dict[str, object]:
         """What a log line of this attempt carries."""

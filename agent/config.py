@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from agent.errors import ConfigError
 
 DEFAULT_HTTP: Final = "127.0.0.1:9100"
 DEFAULT_BIND: Final = "127.0.0.1:9101"
+DATABASE_EXAMPLE: Final = "sqlite:////var/lib/prime/runs.db"
+WILDCARDS: Final = frozenset({"*", "0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 ALL_EXECUTORS: Final = ("process", "docker")
 
 
@@ -19,21 +22,32 @@ ALL_EXECUTORS: Final = ("process", "docker")
 class AgentConfig:
     """Settings of one agent.
 
-    data_dir: all it keeps.  http, bind: HOST:PORT of the HTTP face and of the address it gives other agents.
+    data_dir: all it keeps.  http, bind: HOST:PORT where it answers users, and where it answers other agents.
+    advertise: HOST:PORT by which other agents reach it, "" = bind.  labels: what jobs may ask an agent to have.
+    join: HOST:PORT of agents, itself included; none = it founds a cluster alone.  bootstrap_expect: how many of them
+    found one together, 0 = this one only joins.  cluster_key: the file of the cluster's keys, "" = one of its own.
     database: URL of the mirror, "" = none.  slots: attempts at a time, 0 = four a core.
     executors: names of entry points in the group prime.executors; one whose engine does not answer is tried again.
     fallback: executors that stand in for others that do not answer (development only).
     secret_key: the keyring's file, "" = `secret.key` in the data directory.
+    bootstrap_token: a file with a token that counts while there is no admin's. metrics_open: /metrics needs no token.
     """
 
     data_dir: Path
     http: str = DEFAULT_HTTP
     bind: str = DEFAULT_BIND
+    advertise: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    join: tuple[str, ...] = ()
+    bootstrap_expect: int = 0
+    cluster_key: str = ""
     database: str = ""
     slots: int = 0
     executors: tuple[str, ...] = ALL_EXECUTORS
     fallback: tuple[tuple[str, str], ...] = ()
     secret_key: str = ""
+    bootstrap_token: str = ""
+    metrics_open: bool = False
     docker_network: str = ""
     pull: str = "missing"
     log_limit_bytes: int = 256 * 1024 * 1024
@@ -46,13 +60,27 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be used."""
-        host, _port = host_port(self.http, "--http")
-        host_port(self.bind, "--bind")
-        if not is_loopback(host):
+        host_port(self.http, "--http")
+        bind_host, _port = host_port(self.bind, "--bind")
+        for flag, one in (("--advertise", self.advertise), *(("--join", one) for one in self.join)):
+            if one:
+                host_port(one, flag)
+        if not is_loopback(bind_host) and not self.cluster_key:  # P8
             raise ConfigError(
-                f"--http {self.http}: without tokens this agent answers on a loopback address only (P8); "
-                "use 127.0.0.1:PORT and a tunnel"
+                f"--bind {self.bind}: an address that others can reach needs the cluster's key: make one with "
+                "`prime cluster key new --out FILE`, copy it to all hosts and give it as --cluster-key FILE"
             )
+        if self.join and not self.cluster_key:
+            raise ConfigError("--join needs --cluster-key FILE, the same key on all agents; `prime cluster key new`")
+        if bind_host in WILDCARDS and not self.advertise:
+            raise ConfigError(
+                f"--bind {self.bind}: give --advertise HOST:PORT too, by which other agents reach this one"
+            )
+        if self.bootstrap_expect < 0 or (self.bootstrap_expect > 1 and not self.join):
+            raise ConfigError(f"--bootstrap-expect {self.bootstrap_expect}: goes with --join, the addresses of all")
+        if self.database and "://" not in self.database:
+            # What it is stays untold: a password may stand in it.
+            raise ConfigError(f"--database takes a URL, such as {DATABASE_EXAMPLE}; what was given is none")
         if self.slots < 0:
             raise ConfigError(f"--slots {self.slots}: a number of attempts at a time, or 0 for four a core")
         if self.pull not in ("missing", "always", "never"):
@@ -62,6 +90,19 @@ class AgentConfig:
     def slots_or_default(self) -> int:
         """How many attempts may run at a time here."""
         return self.slots or 4 * (os.cpu_count() or 1)
+
+
+def parse_labels(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """NAME=VALUE, each name once, sorted. Raises ConfigError."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise ConfigError(f"--labels {text!r}: NAME=VALUE is expected, such as gpu=yes")
+        if name in labels:
+            raise ConfigError(f"--labels {name}: is given twice")
+        labels[name] = value
+    return tuple(sorted(labels.items()))
 
 
 def host_port(text: str, flag: str) -> tuple[str, int]:

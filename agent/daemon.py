@@ -1,7 +1,8 @@
 """Builds one agent from its settings and runs it: everything in one TaskGroup.
 
-Order of the start: identity and disk, then the log is replayed, then the faces listen, then work begins. Order of the
-stop: the faces close, the worker lets go of its attempts (which go on), the log is closed.
+Order of the start: identity and sockets, then the cluster it belongs to (`_enter`), then the log is replayed and the
+parts are made (`_build`), then they run. Order of the stop: another one leads, the worker lets go of its attempts
+(which go on), the log is closed.
 """
 
 from __future__ import annotations
@@ -12,50 +13,76 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from aiohttp import web
-
-from agent import __version__
+from agent import __version__, intact, keyring
+from agent.api.access import Access
 from agent.api.callback import build_callback_app
+from agent.api.door import Door, build_waiting_app
+from agent.api.elsewhere import Elsewhere
 from agent.api.face import Face
+from agent.api.logs import nothing_more_comes
 from agent.api.server import build_app
-from agent.config import AgentConfig, host_port
+from agent.cluster import keys as cluster_keys
+from agent.cluster.blobs import Blobs
+from agent.cluster.calls import Asker
+from agent.cluster.checkup import Checkup
+from agent.cluster.formation import Member
+from agent.cluster.forward import Forward
+from agent.cluster.founding import Belonging, Founding, Join, Welcome
+from agent.cluster.gossip import Gossiping
+from agent.cluster.history import Backfill
+from agent.cluster.leases import Leases
+from agent.cluster.link import Link, open_link
+from agent.cluster.members import Members
+from agent.cluster.promise import PromiseFile
+from agent.cluster.standing import Founder
+from agent.cluster.steward import Steward
+from agent.config import WILDCARDS, AgentConfig, host_port
 from agent.engines import Engines, load_executors
-from agent.errors import AgentStopped, ConfigError, PrimeError
-from agent.housekeeping import Housekeeper, Keep
-from agent.identity import Identity, boot_id, boottime_s, load_identity, machine_id
+from agent.errors import AgentStopped, ConfigError, PrimeError, Refusal
+from agent.housekeeping import Housekeeper, Keep, named_in
+from agent.identity import Identity, boot_id, boottime_s, load_identity, machine_id, save_identity
+from agent.journal_thread import JournalThread
 from agent.keyring import Keyring
 from agent.leader import lead
 from agent.metrics import Metrics
+from agent.mirroring import Mirroring
+from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
-from agent.replica import Replica
+from agent.replica import Replica, found
 from agent.runtable import commands as c
+from agent.runtable.apply import REFUSALS
 from agent.runtable.model import Agent
 from agent.service import Context, Service
 from agent.store import database
 from agent.store.blobs import BlobStore
 from agent.store.history import History
-from agent.store.journal import Journal
 from agent.store.logs import LogStore
+from agent.watchdog import Watchdog, fenceable
 from agent.worker import Settings, Worker
+from consensus.durable import DurableLog
 from consensus.errors import LogError
-from consensus.wal import Wal
+from consensus.messages import NONE
+from consensus.wal_identity import Identity as NodeIdentity
+from transport.gossip import Metadata
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
-TERM: Final = 1  # of a cluster of one
+THREADS: Final = 32
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-LAG_COUNTED_MAX: Final = 10_000  # finished runs that the database lacks; more are shown as so many
+READY_LOOK_S: Final = 0.2
+HAND_OVER_S: Final = 1.0
 REMOVE_S: Final = 10.0  # for what is left of ended attempts, at the agent's end
-SHUTDOWN_S: Final = 5.0  # for answers that are under way
 
 
 def clock_ms() -> int:
@@ -65,10 +92,11 @@ def clock_ms() -> int:
 
 @dataclass(slots=True)
 class Daemon:
-    """The parts of a running agent. `http` is where it really listens."""
+    """The parts of a running agent."""
 
     config: AgentConfig
     identity: Identity
+    entered: Entered
     replica: Replica
     worker: Worker
     service: Service
@@ -76,10 +104,75 @@ class Daemon:
     engines: Engines
     housekeeper: Housekeeper
     metrics: Metrics
-    mirror: database.Mirror | None
-    http: str = ""
+    mirror: Mirroring | None
+    blobs: Blobs
+    backfill: Backfill
+    leases: Leases
+    steward: Steward
+    members: Members
+    elsewhere: Elsewhere
+    gossip: Gossiping
+    checkup: Checkup
+    access: Access = field(default_factory=Access)
+    presence: Presence | None = None
     starting: str | None = "the log is being read"
     callback_hosts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def http(self) -> str:
+        """The URL where it answers users."""
+        host, _port = host_port(self.config.http, "--http")
+        if host not in WILDCARDS:
+            return f"http://{self.entered.door.address}"
+        reached = self.entered.link.address.rpartition(":")[0]  # of all its addresses, the one that others use
+        return f"http://{reached}:{self.entered.door.address.rpartition(':')[2]}"
+
+    def not_ready(self) -> str | None:
+        """Why it takes no work now; None = it does."""
+        if self.starting is not None:
+            return self.starting
+        if self.replica.held is not None:
+            return self.replica.held
+        if self.replica.leader == NONE:
+            return "no leader is known: too few agents can be reached, or one is being elected"
+        return self.presence.problem if self.presence is not None else None
+
+    def describe(self) -> Agent:
+        """Its row in the table, as it is now."""
+        executors = self.engines.executors
+        return Agent(
+            self.identity.agent,
+            0,
+            self.entered.link.address,
+            self.http,
+            self.config.slots_or_default,
+            tuple(sorted(self.engines.ready)),
+            __version__,
+            level=c.LEVEL,
+            node=self.identity.node,
+            labels=dict(self.config.labels),
+            unfenceable=tuple(sorted(name for name in self.engines.ready if not fenceable(executors[name]))),
+        )
+
+    def as_member(self) -> Member:
+        """What outsiders are told of the cluster."""
+        rows = self.replica.table.rows
+        members = sorted((row.node, row.id, row.address) for row in rows.agents.values() if row.node)
+        return Member(rows.cluster, rows.generation, tuple(Founder(name, node, at) for node, name, at in members))
+
+    async def let_in(self, _asker: Asker, question: Join) -> Welcome:
+        """Take an agent into the cluster. Raises Refusal."""
+        me = question.me
+        row = Agent(me.id, 0, me.address, "", 0, (), question.version, node=me.node, level=question.level)
+        known = self.replica.table.rows.agents.get(me.id)
+        # Who asks has never been a member for itself, so it has run nothing, even if it was held for lost meanwhile.
+        clean = known is not None and known.lost
+        applied = await self.replica.propose(c.AgentUp(clock_ms(), row, clean, known.epoch if known is not None else 0))
+        if not applied.ok:
+            raise Refusal(applied.code, REFUSALS[applied.code], 409)
+        member = self.as_member()
+        text = await asyncio.to_thread(keyring.key_file_text, _secret_key(self.config))
+        return Welcome(member.cluster, member.generation, member.members, text)
 
 
 async def serve(
@@ -89,19 +182,42 @@ async def serve(
 
     Raises ConfigError for settings or files that cannot be used, AgentStopped when it had to stop by itself (P9).
     """
+    access = Access.of(config)
     ending = stop or asyncio.Event()
+    # Most of what it does waits for a disk: many syncs at once cost little more than one.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
     with _signals(ending):
         async with AsyncExitStack() as stack:
-            daemon = await _build(config, stack)
+            entered = await _until(ending, _enter(config, stack))
+            if entered is None:
+                return
+            daemon = await _build(entered, stack)
+            daemon.access = access
             try:
                 await _run(daemon, stack, ending, started)
-            except* PrimeError as errors:
+            except ExceptionGroup as errors:
                 raise _first(errors) from errors
 
 
-def _first(errors: BaseExceptionGroup[PrimeError]) -> PrimeError:
-    one = errors.exceptions[0]
-    return _first(one) if isinstance(one, BaseExceptionGroup) else one
+async def _until(ending: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives, None if the agent is to end before. Raises what the work raises."""
+    task, end = asyncio.ensure_future(work), asyncio.ensure_future(ending.wait())
+    try:
+        await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, end):
+            one.cancel()
+        await asyncio.gather(task, end, return_exceptions=True)
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The first of our own errors in it, or the whole where there is none."""
+    ours = errors.subgroup(PrimeError)
+    if ours is None:
+        return errors
+    one: Exception = ours.exceptions[0]
+    return _first(one) if isinstance(one, ExceptionGroup) else one
 
 
 @contextmanager
@@ -116,42 +232,138 @@ def _signals(ending: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+# -- coming to belong to a cluster -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """An agent that knows its cluster, and has not opened its log yet. told: whom it may ask there, {node: address}."""
+
+    config: AgentConfig
+    identity: Identity
+    door: Door
+    link: Link
+    founding: Founding
+    founders: tuple[Founder, ...]
+    told: dict[int, str]
+
+
+async def _enter(config: AgentConfig, stack: AsyncExitStack) -> Entered:
+    """Listen, and go on until this agent belongs to a cluster. Everything opened is closed by `stack`."""
+    data = config.data_dir
+    intact.prepare(data, _secret_key(config))
+    identity = load_identity(data)
+    door = Door.open(config.http, "--http")
+    stack.push_async_callback(door.close)
+    await door.show(build_waiting_app(lambda: "this agent waits until it belongs to a cluster"))
+    _write_note(data, identity, door)
+    link = open_link(config, identity)
+    stack.push_async_callback(link.close)
+    promises = await asyncio.to_thread(PromiseFile.open, data, identity.agent)
+    stack.callback(promises.close)
+    me = Founder(identity.agent, identity.node, link.address)
+    founding = Founding(
+        me,
+        config.join,
+        config.bootstrap_expect,
+        promises,
+        link.calls,
+        link.transport,
+        version=__version__,
+        member=Member(identity.cluster, identity.generation, ()) if identity.cluster else None,
+    )
+    stack.push_async_callback(founding.close)
+    if identity.cluster:
+        return Entered(config, identity, door, link, founding, (), {})
+    belonging = await founding.belong()
+    identity = replace(identity, cluster=belonging.cluster, generation=belonging.generation)
+    link.belongs(identity)
+    await asyncio.to_thread(_keep_secret_key, config, link, belonging)
+    told = {one.node: one.address for one in belonging.members}
+    return Entered(config, identity, door, link, founding, belonging.founders, told)
+
+
+def _secret_key(config: AgentConfig) -> Path:
+    return Path(config.secret_key) if config.secret_key else config.data_dir / intact.KEY
+
+
+def _keep_secret_key(config: AgentConfig, link: Link, belonging: Belonging) -> None:
+    """The key of the cluster's secrets, where this agent has none: handed over to it, or the founders' own."""
+    path = _secret_key(config)
+    if path.exists():
+        return
+    text = belonging.secret_keys or keyring.HEADER + keyring.derived_key(link.ring.keys[0], belonging.cluster)
+    keyring.create_key_file(path, text)
+
+
+def _write_note(data: Path, identity: Identity, door: Door) -> None:
+    """Where this agent answers, for programs on this host."""
+    note = {"agent": identity.agent, "http": f"http://{door.here}", "pid": os.getpid(), "version": __version__}
+    temporary = data / "agent.tmp"
+    temporary.write_text(json.dumps(note))
+    temporary.rename(data / "agent.json")
+
+
 # -- building --------------------------------------------------------------------------------------------------------
 
 
-async def _build(config: AgentConfig, stack: AsyncExitStack) -> Daemon:
+async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
     """Open everything on disk, read the log, make the parts. Everything opened is closed by `stack`."""
+    config, identity, link = entered.config, entered.identity, entered.link
     data = config.data_dir
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    identity = load_identity(data)
-    wal = await asyncio.to_thread(_open_log, data / "log")
-    stack.callback(wal.close)
-    keyring = Keyring.open(Path(config.secret_key) if config.secret_key else data / "secret.key", create=True)
+    durable = await asyncio.to_thread(_open_log, data / "log", identity, entered.founders)
+    stack.callback(durable.close)
+    keys = Keyring.open(_secret_key(config), create=True)
     history = await asyncio.to_thread(History.open, data / "history.db")
     metrics = Metrics()
     replica = Replica(
-        wal,
+        durable,
+        link.peers,
         history,
         clock_ms=clock_ms,
         snapshot_bytes=config.snapshot_bytes,
         on_sync=metrics.fsync_seconds.observe,
     )
     stack.push_async_callback(replica.close)
-    count = await asyncio.to_thread(replica.recover)
-    log.info("log read", extra={"entries": count, "index": replica.applied_index})
-    blobs = await asyncio.to_thread(BlobStore, data / "blobs")
+    log.info("log read", extra={"snapshot": replica.applied_index, "index": durable.storage.last_index()})
+    Forward(link.calls, replica)
+    store = await asyncio.to_thread(BlobStore, data / "blobs")
+    blobs = Blobs(store, replica, link.calls, named_in)
+    backfill = Backfill(replica, link.calls)
     logs = LogStore(data / "logs")
     settings = {"process": {"attempts_root": str(data / "attempts")}, "docker": _docker_settings(config)}
     engines = Engines(load_executors(config.executors, settings))
     stack.push_async_callback(engines.close)
-    provisioner = Provisioner(blobs, keyring)
+    provisioner = Provisioner(store, keys)
     fallback: dict[str, str] = {}
-    service = Service(Context(replica, blobs, provisioner, keyring, identity.agent, fallback))
+    leases = Leases(replica, link.calls, identity.agent, boottime_s, Watchdog(data))
+    steward = Steward(
+        replica,
+        link.calls,
+        lambda: blobs.lacking + backfill.lacking,
+        blobs.looked,
+        bound=lambda: leases.bound,
+    )
+    service = Service(
+        Context(
+            replica,
+            store,
+            provisioner,
+            keys,
+            identity.agent,
+            fallback,
+            spread=blobs.spread,
+            fetch=blobs.fetch,
+            fetch_whole=blobs.fetch_whole,
+            transfer=steward.transfer,
+        )
+    )
     callback_hosts: dict[str, str] = {}
-    journal, thread = await _open_journal(data / "journal.db", engines, stack)
+    thread = await _open_journal(data / "journal.db", engines, stack)
+    intact.complete(data)
     worker = Worker(
         replica,
-        journal,
+        thread.journal,
         thread,
         engines.executors,
         provisioner,
@@ -172,6 +384,8 @@ async def _build(config: AgentConfig, stack: AsyncExitStack) -> Daemon:
             network=config.docker_network or None,
             pull=config.pull,
         ),
+        leases,
+        blobs,
     )
     keep = Keep(
         int(config.log_keep_s * 1000), config.log_max_bytes, int(config.history_keep_s * 1000), config.history_max_bytes
@@ -179,47 +393,63 @@ async def _build(config: AgentConfig, stack: AsyncExitStack) -> Daemon:
     daemon = Daemon(
         config,
         identity,
+        entered,
         replica,
         worker,
         service,
         logs,
         engines,
-        Housekeeper(replica, worker, blobs, logs, keep),
+        Housekeeper(replica, worker, store, logs, keep),
         metrics,
-        database.Mirror(config.database, mirrored) if config.database else None,
+        Mirroring(replica, database.Mirror(config.database, mirrored)) if config.database else None,
+        blobs,
+        backfill,
+        leases,
+        steward,
+        Members(replica, link.transport, link.calls, identity.agent, link.address, entered.told),
+        Elsewhere(link.calls, replica, logs.directory, partial(nothing_more_comes, replica, worker)),
+        Gossiping(replica, link.peers, Metadata(link.address, entered.door.address, __version__, dict(config.labels))),
+        Checkup(replica, link.calls, partial(intact.mark_differs, data)),
         callback_hosts=callback_hosts,
     )
+    worker.on_word = daemon.gossip.tell
+    link.calls.serve(Join, daemon.let_in, outsiders=True)
     await engines.probe()
     fallback.update({one: other for one, other in config.fallback if one not in engines.ready})
     return daemon
 
 
-def _open_log(directory: Path) -> Wal:
+def _open_log(directory: Path, identity: Identity, founders: Sequence[Founder]) -> DurableLog:
+    """The log of this node; a founder's begins with all founders, one that joins has none before its first snapshot.
+
+    Its incarnation is 1: a lost disk makes another agent.
+    """
     try:
-        wal = Wal.open(directory, segment_bytes=SEGMENT_BYTES)
+        node = NodeIdentity(identity.cluster, identity.node, 1)
+        durable = DurableLog.open(directory, node, segment_bytes=SEGMENT_BYTES)
+        if founders:
+            found(durable, [Agent(one.id, 1, one.address, "", 0, (), "", node=one.node) for one in founders])
     except LogError as error:
         raise AgentStopped(str(error)) from error
-    if wal.recovery.torn_bytes:
-        log.warning("a torn end of the log was cut", extra={"bytes": wal.recovery.torn_bytes})
-    return wal
+    if durable.recovery.torn_bytes:
+        log.warning("a torn end of the log was cut", extra={"bytes": durable.recovery.torn_bytes})
+    return durable
 
 
 def _docker_settings(config: AgentConfig) -> dict[str, str]:
     return {"pull": config.pull, **({"network": config.docker_network} if config.docker_network else {})}
 
 
-async def _open_journal(path: Path, engines: Engines, stack: AsyncExitStack) -> tuple[Journal, ThreadPoolExecutor]:
+async def _open_journal(path: Path, engines: Engines, stack: AsyncExitStack) -> JournalThread:
     """The journal, in the thread that owns it. Refuses to start without an executor that it names."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+    thread = await asyncio.to_thread(JournalThread, path)
     stack.callback(thread.shutdown)
-    journal = await asyncio.get_running_loop().run_in_executor(thread, Journal, path)
-    stack.callback(lambda: thread.submit(journal.close).result())
-    for kind in await asyncio.get_running_loop().run_in_executor(thread, Worker.executors_in, journal):
+    for kind in await asyncio.get_running_loop().run_in_executor(thread, Worker.executors_in, thread.journal):
         if kind not in engines.executors:
             raise ConfigError(
                 f"attempts of the executor {kind!r} may still run; start with --executors {kind} as well until they end"
             )
-    return journal, thread
+    return thread
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -228,6 +458,10 @@ async def _open_journal(path: Path, engines: Engines, stack: AsyncExitStack) -> 
 async def _run(
     daemon: Daemon, stack: AsyncExitStack, ending: asyncio.Event, started: Callable[[Daemon], None] | None
 ) -> None:
+    presence = daemon.presence = Presence(daemon.replica, daemon.describe, daemon.worker.settled, daemon.steward.let_go)
+    daemon.worker.on_ended = presence.changed
+    daemon.leases.is_stopping = daemon.worker.is_stopping
+    link = daemon.entered.link
     async with asyncio.TaskGroup() as group:
         tasks: list[asyncio.Task[Any]] = []
 
@@ -235,38 +469,76 @@ async def _run(
             tasks.append(group.create_task(work, name=name))
 
         go("replica", daemon.replica.run_forever())
-        await _listen(daemon, stack)
-        await _join(daemon)
-        go("leader", lead(daemon.replica))
+        daemon.members.update()
+        go("members", daemon.members.run_forever())
+        go("keys", cluster_keys.watch(link.ring, link.use_keys))
+        go("belongs", _remember(daemon))
+        go("refused", link.watch_forever())
+        go("founding", daemon.entered.founding.watch_forever())
+        await daemon.entered.door.show(build_app(_face(daemon)))
+        await _listen_for_callbacks(daemon, stack)
+        go("presence", presence.run_forever())
+        go("gossip", daemon.gossip.run_forever())
+        go("leases", daemon.leases.run_forever())
+        go("checkup", daemon.checkup.run_forever())
+        go("steward", daemon.steward.run_forever())
+        go("blobs", daemon.blobs.sync_forever(daemon.housekeeper.named_by_table))
+        go("backfill", daemon.backfill.run_forever())
+        go("leader", lead(daemon.replica, daemon.steward.unheard))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
-        go("housekeeping", daemon.housekeeper.run_forever(lambda: _mirrored(daemon)))
+        go("housekeeping", daemon.housekeeper.run_forever(lambda: daemon.mirror.mirrored() if daemon.mirror else None))
         if daemon.mirror is not None:
-            go("mirror", _mirror(daemon, daemon.mirror))
+            go("mirror", daemon.mirror.run_forever())
         daemon.starting = None
-        log.info("agent ready", extra={"agent": daemon.identity.agent, "http": daemon.http})
+        log.info("agent started", extra={"agent": daemon.identity.agent, "http": daemon.http})
         if started is not None:
-            started(daemon)
+            go("started", _tell_started(daemon, started))
         await ending.wait()
         log.info("agent stopping", extra={"agent": daemon.identity.agent})
         daemon.starting = "the agent is stopping"
+        await _hand_over(daemon.replica)
         log_keeper, *others = tasks
         for task in reversed(others):
             task.cancel()
         await asyncio.wait(others)  # what they propose at their end is still taken
         log_keeper.cancel()
-    await daemon.worker.remove_ended(REMOVE_S)
+    await daemon.worker.retired.remove_now(REMOVE_S)
 
 
-async def _listen(daemon: Daemon, stack: AsyncExitStack) -> None:
-    """Open the HTTP face, and the callback listeners of the executors that answer; write down where they are."""
-    daemon.http = f"http://{await _serve_on(build_app(_face(daemon)), daemon.config.http, stack)}"
-    await _listen_for_callbacks(daemon, stack)
-    path = daemon.config.data_dir / "agent.json"
-    note = {"agent": daemon.identity.agent, "http": daemon.http, "pid": os.getpid(), "version": __version__}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(note))
-    temporary.rename(path)
+async def _tell_started(daemon: Daemon, started: Callable[[Daemon], None]) -> None:
+    while daemon.not_ready() is not None:
+        changed = daemon.replica.changed()
+        await asyncio.wait((changed,), timeout=READY_LOOK_S)
+    started(daemon)
+
+
+async def _remember(daemon: Daemon) -> None:
+    """Note what this agent belongs to, once its table says so: before, another start asks again."""
+    while not daemon.replica.table.rows.agents:
+        await asyncio.shield(daemon.replica.changed())
+    identity = replace(daemon.identity, generation=daemon.replica.table.rows.generation)
+    await asyncio.to_thread(save_identity, daemon.config.data_dir, identity)
+    daemon.entered.founding.hang_up()
+    while True:
+        changed = daemon.replica.changed()
+        daemon.entered.founding.belongs(daemon.as_member())
+        await asyncio.shield(changed)
+
+
+async def _hand_over(replica: Replica) -> None:
+    """Let another member lead before this one stops leading: nobody waits for an election."""
+    status = replica.driver.status()
+    ready = [
+        (one.match, node)
+        for node, one in status.progress.items()
+        if node != status.id and node in status.config.voters.incoming and one.recent_active
+    ]
+    if not replica.leads or not ready:
+        return
+    news = replica.leader_changed()
+    replica.driver.transfer(max(ready)[1])
+    await asyncio.wait((news,), timeout=HAND_OVER_S)
 
 
 async def _listen_for_callbacks(daemon: Daemon, stack: AsyncExitStack) -> None:
@@ -274,21 +546,10 @@ async def _listen_for_callbacks(daemon: Daemon, stack: AsyncExitStack) -> None:
     for kind in sorted(daemon.engines.ready - daemon.callback_hosts.keys()):
         host = await daemon.engines.executors[kind].callback_host()
         if host is not None:
-            daemon.callback_hosts[kind] = await _serve_on(build_callback_app(_face(daemon)), f"{host}:0", stack)
-
-
-async def _serve_on(app: web.Application, address: str, stack: AsyncExitStack) -> str:
-    host, port = host_port(address, "--http")
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, host, port)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ConfigError(f"{address}: cannot listen there: {error.strerror or error}") from error
-    bound = runner.addresses[0]
-    return f"{bound[0]}:{bound[1]}"
+            door = Door.open(f"{host}:0", "callbacks")
+            stack.push_async_callback(door.close)
+            await door.show(build_callback_app(_face(daemon)))
+            daemon.callback_hosts[kind] = door.address
 
 
 def _face(daemon: Daemon) -> Face:
@@ -297,71 +558,20 @@ def _face(daemon: Daemon) -> Face:
         worker=daemon.worker,
         logs=daemon.logs,
         agent_id=daemon.identity.agent,
-        address=daemon.config.bind,
+        address=daemon.entered.link.address,
         version=__version__,
-        not_ready=lambda: daemon.starting,
-        mirror=lambda: _mirror_status(daemon),
+        not_ready=daemon.not_ready,
+        mirror=lambda: daemon.mirror.status() if daemon.mirror is not None else None,
         metrics=daemon.metrics,
+        seen=daemon.steward.seen,
+        elsewhere=daemon.elsewhere,
+        access=daemon.access,
+        provisional=daemon.gossip.provisional,
     )
-
-
-async def _join(daemon: Daemon) -> None:
-    """Found the cluster if there is none yet, and say that this agent is there."""
-    if not daemon.replica.table.rows.cluster:
-        await daemon.replica.propose(c.Found(clock_ms(), daemon.identity.cluster, 1))
-    await _announce(daemon)
-
-
-async def _announce(daemon: Daemon) -> None:
-    agent = Agent(
-        daemon.identity.agent,
-        0,
-        daemon.config.bind,
-        daemon.http,
-        daemon.config.slots_or_default,
-        tuple(sorted(daemon.engines.ready)),
-        __version__,
-    )
-    await daemon.replica.propose(c.AgentUp(clock_ms(), agent))
 
 
 async def _engine_came(daemon: Daemon, stack: AsyncExitStack) -> None:
     await _listen_for_callbacks(daemon, stack)
-    await daemon.worker.end_strays(daemon.engines.ready)
-    await _announce(daemon)
-
-
-def _mirror_status(daemon: Daemon) -> database.MirrorStatus | None:
-    """How the database stands now. What it lacks is counted when asked: its last step knew nothing of later runs."""
-    if daemon.mirror is None:
-        return None
-    status = daemon.mirror.status()
-    if status.watermark is None:
-        return status
-    waiting = daemon.replica.history.tail(status.watermark, 0, count_limit=LAG_COUNTED_MAX).behind
-    return replace(status, behind=waiting + daemon.replica.leaving)
-
-
-def _mirrored(daemon: Daemon) -> tuple[int, int] | None:
-    """How far the database has the history: what it lacks is kept. None = there is no database."""
-    if daemon.mirror is None:
-        return None
-    return daemon.mirror.status().watermark or (0, 0)
-
-
-async def _mirror(daemon: Daemon, mirror: database.Mirror) -> None:
-    """Tail the history into the database for as long as this agent leads (P5)."""
-    wake = asyncio.Event()
-
-    async def wake_on_change() -> None:
-        while True:
-            changed = daemon.replica.changed()
-            wake.set()
-            await asyncio.shield(changed)
-
-    async with asyncio.TaskGroup() as group:
-        waker = group.create_task(wake_on_change())
-        generation = daemon.replica.table.rows.generation
-        await database.run(mirror, daemon.replica.history, wake, generation=generation, term=TERM)
-        log.error("another writer owns the database; this agent no longer writes it", extra={"database": mirror.name})
-        waker.cancel()
+    await daemon.worker.leftovers.end_strays(daemon.engines.ready)
+    if daemon.presence is not None:
+        daemon.presence.changed()

@@ -64,11 +64,11 @@ class Housekeeper:
         swept = await self._logs.sweep(now_ms, keep.log_ms, keep.log_bytes, active=self._worker.writes)
         history = self._replica.history
         pruned = await asyncio.to_thread(history.prune, now_ms, keep.history_ms, keep.history_bytes, mirrored=mirrored)
-        roots = list(self._named_by_table())
+        roots = list(self.named_by_table())
         removed = await asyncio.to_thread(self._sweep_blobs, roots, now_ms)
         log.info("swept", extra={"logs": len(swept.removed), "history": pruned, "blobs": removed})
 
-    def _named_by_table(self) -> Iterator[tuple[str, str]]:
+    def named_by_table(self) -> Iterator[tuple[str, str]]:
         """(kind, digest) of what the table names, read on the loop's thread."""
         for jobs in self._replica.table.rows.jobs.values():
             for job in jobs.values():
@@ -89,7 +89,7 @@ class Housekeeper:
             if digest not in named:
                 named.add(digest)
                 try:
-                    named.update(_named_in(kind, self._blobs.get(digest)))
+                    named.update(named_in(kind, self._blobs.get(digest)))
                 except BlobMissing:
                     log.warning("a blob is missing", extra={"kind": kind, "digest": digest})
         return named
@@ -113,7 +113,8 @@ def named_by_history(history: History) -> Iterator[tuple[str, str]]:
         position = rows[-1].position
 
 
-def _named_in(kind: str, data: bytes) -> Iterable[str]:
+def named_in(kind: str, data: bytes) -> Iterable[str]:
+    """The digests that a blob of that kind names."""
     if kind == "job":
         return msgspec.json.decode(data, type=JobBlob).assets.values()
     if kind == "bundle":

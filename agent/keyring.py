@@ -15,13 +15,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from agent.files import NotPrivate, read_private, sync_directory
 
 KEY_BYTES: Final = 32
 VERSION: Final = 1
@@ -30,6 +33,7 @@ _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 _HEADER_BYTES: Final = 1 + _KEY_ID_BYTES
 _FILE_BYTES_MAX: Final = 64 * 1024
+HEADER: Final = "# Keys of this cluster's secrets. Without them the secrets are lost.\n"
 _KEY_LINE = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -62,15 +66,15 @@ class Keyring:
         Raises KeyringError for a file that is missing, that its group or others may read, or that holds no keys.
         """
         try:
-            text = _read_private(path)
+            text = key_file_text(path)
         except FileNotFoundError as error:
             if not create:
                 raise KeyringError(
-                    f"{path}: there is no key file. Copy it from another agent of the cluster; without it the secrets "
-                    "stored there cannot be read"
+                    f"{path}: there is no key file. Put it back from where a copy is kept; without it the secrets "
+                    "stored here cannot be read"
                 ) from error
-            _create(path)
-            text = _read_private(path)
+            create_key_file(path, HEADER + _new_key())
+            text = key_file_text(path)
         except OSError as error:
             raise KeyringError(f"{path}: the key file cannot be read: {error.strerror or error}") from error
         keys = []
@@ -137,39 +141,27 @@ def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()[:_KEY_ID_BYTES]
 
 
-def _read_private(path: Path) -> str:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def key_file_text(path: Path) -> str:
+    """The whole key file, for an agent that joins and holds the cluster's own key. Raises KeyringError, OSError."""
     try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyringError(f"{path}: is no file. Give the path of the key file")
-        if status.st_mode & 0o077:
-            raise KeyringError(
-                f"{path}: has mode {stat.S_IMODE(status.st_mode):04o}, so others than its owner can use its keys. "
-                f"Run: chmod 600 {path}; and if others have had access to this host, put a new key in"
-            )
-        if status.st_uid not in (0, os.geteuid()):
-            raise KeyringError(
-                f"{path}: belongs to user {status.st_uid}, who could change the keys. Run: chown {os.geteuid()} {path}"
-            )
-        data = os.read(file, _FILE_BYTES_MAX + 1)
-    finally:
-        os.close(file)
-    if len(data) > _FILE_BYTES_MAX:
-        raise KeyringError(f"{path}: is larger than {_FILE_BYTES_MAX} bytes, so it is no key file")
-    return data.decode("ascii", errors="replace")
+        return read_private(path, _FILE_BYTES_MAX, "the keys", "put a new key in")[0]
+    except NotPrivate as error:
+        raise KeyringError(str(error)) from error
 
 
-def _create(path: Path) -> None:
-    """Make the file whole and durable or not at all. Whoever comes second uses the first one's."""
+def derived_key(cluster_key: bytes, cluster: str) -> str:
+    """The first key of a new cluster's secrets, the same on all its founders: HKDF-SHA256 (RFC 5869) of its own key."""
+    return HKDF(SHA256(), KEY_BYTES, salt=cluster.encode(), info=b"prime secrets").derive(cluster_key).hex()
+
+
+def create_key_file(path: Path, text: str) -> None:
+    """Make the file whole and durable or not at all. Whoever comes second uses the first one's. Raises KeyringError."""
     temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(
-                file, f"# Keys of this cluster's secrets. Without them the secrets are lost.\n{_new_key()}\n".encode()
-            )
+            os.write(file, f"{text.rstrip()}\n".encode())
             os.fsync(file)
             path.hardlink_to(temporary)
         except FileExistsError:
@@ -177,11 +169,7 @@ def _create(path: Path) -> None:
         finally:
             os.close(file)
             temporary.unlink()
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
     except OSError as error:
         raise KeyringError(f"{path}: the key file cannot be made: {error.strerror or error}") from error
 

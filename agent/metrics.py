@@ -38,6 +38,9 @@ class Metrics:
         self._request_seconds = Histogram(
             "prime_http_request_duration_seconds", "Time to answer.", ("route",), registry=self.registry
         )
+        self._turned_away = Count(
+            "prime_http_turned_away", "Requests without a token that allows them.", ("code",), registry=self.registry
+        )
         self.fsync_seconds = Histogram(
             "prime_log_fsync_duration_seconds",
             "Time to append a batch to the log and make it durable.",
@@ -48,6 +51,10 @@ class Metrics:
         self._ready.set(1)
         self._log_bytes = 0
         self._log_bytes_until_s = 0.0
+
+    def turned_away(self, code: str) -> None:
+        """Count one request whose sender may not ask so. code: of the problem."""
+        self._turned_away.labels(code).inc()
 
     def request(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count one answered request."""
@@ -94,12 +101,20 @@ class _Look(Collector):
             yield _gauge("prime_mirror_up", "1 if the last write succeeded.", int(self._mirror.last_error is None))
 
     def _table(self) -> Iterator[Metric]:
-        table = self._replica.table
+        table, held = self._replica.table, self._replica.held is not None
         yield _gauge("prime_applied_index", "Index of the last applied entry.", self._replica.applied_index)
         yield _gauge("prime_table_bytes", "Encoded size of the run table.", table.bytes_used)
         yield _gauge("prime_table_limit_bytes", "What the run table may hold.", table.rows.limits.bytes_max)
         yield _gauge("prime_proposals_waiting", "Proposals that wait for the log.", self._replica.waiting)
+        yield _gauge("prime_proposals_held", "1 while tables differ and no majority has one.", int(held))
         yield _gauge("prime_instances_ready", "Instances that wait for a slot.", len(table.ready))
+        clocks = GaugeMetricFamily(
+            "prime_clock_ahead_seconds", "Clocks of agents against the voters' median, on a leader.", labels=["agent"]
+        )
+        for agent in table.rows.agents.values():
+            if agent.node in self._replica.clock.members_ms and self._replica.leads:
+                clocks.add_metric([agent.id], self._replica.clock.members_ms[agent.node] / 1000)
+        yield clocks
         states = Counter(run.state.value for run in table.rows.runs.values())
         unfinished = GaugeMetricFamily("prime_runs_unfinished", "Runs that have not ended.", labels=["state"])
         for state in ("queued", "running"):

@@ -6,9 +6,11 @@ place, for the copy that is kept and shown. So no stored copy has ever held a se
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -22,7 +24,11 @@ from agent.runtable.table import Table
 from agent.spec import bundle as bundles
 from agent.spec.bundle import Bundle
 from agent.spec.compile import MASK, Compiled, Masked, compile_instance, rfc3339
-from agent.store.blobs import BlobStore
+from agent.spec.errors import Problem, SpecError
+from agent.spec.limits import leaves_folder
+from agent.store.blobs import BlobStore, name_of
+
+log = logging.getLogger(__name__)
 
 
 class OpenedSecrets(Mapping[str, str]):
@@ -78,10 +84,20 @@ class Provisioner:
     ) -> Compiled:
         """Compile one instance of a run, with the secrets or with `***` for each.
 
-        Raises SpecError, SecretError, BlobError.
+        Raises SpecError, whose problems quote no secret; SecretError, BlobError.
         """
+        hidden = Masked(frozenset(sealed))
+        if masked:
+            return self._compile(run, name, hidden)
+        try:
+            return self._compile(run, name, OpenedSecrets(self._keyring, sealed))
+        except SpecError as error:
+            problems = error.problems
+        self._compile(run, name, hidden)  # what is wrong without the secrets as well may be told in full
+        raise SpecError([_without_values(problem) for problem in problems])
+
+    def _compile(self, run: Run, name: str, secrets: Mapping[str, str]) -> Compiled:
         bundle = self.bundle(run.bundle)
-        secrets = Masked(frozenset(sealed)) if masked else OpenedSecrets(self._keyring, sealed)
         return compile_instance(
             bundle,
             name,
@@ -93,15 +109,15 @@ class Provisioner:
 
     def keep(self, compiled: Compiled) -> str:
         """Store what was compiled with masked secrets; returns the hash of its manifest."""
-        digests = self.blobs.put_all([compiled.files[path] for path in compiled.files])
         manifest = {
             "instance": compiled.instance,
             "window": {"start": rfc3339(compiled.window.start), "end": rfc3339(compiled.window.end)},
             "envs": compiled.environment,
             "secrets": dict.fromkeys(compiled.secrets, MASK),
-            "assets": dict(zip(compiled.files, digests, strict=True)),
+            "assets": {path: name_of(data) for path, data in compiled.files.items()},
         }
-        return self.blobs.put(msgspec.json.encode(manifest, order="deterministic"))
+        data = msgspec.json.encode(manifest, order="deterministic")
+        return self.blobs.put_all([*compiled.files.values(), data])[-1]
 
     def kept(self, digest: str) -> dict[str, Any]:
         """What `keep` stored, the assets as text (None where an asset is no text)."""
@@ -117,6 +133,15 @@ def _text(data: bytes) -> str | None:
         return None
 
 
+def _without_values(problem: Problem) -> Problem:
+    """A problem that only the secrets' values lead to: its message may be made of one; its key is the author's."""
+    message = (
+        "cannot be compiled with the secrets as they are: a function refuses one, or the value is too long or has a "
+        "NUL character. More is not said here, as it could quote a secret"
+    )
+    return replace(problem, message=message)
+
+
 class Workspace:
     """An attempt's own directory: `in/` is what it finds, `out/` is its own."""
 
@@ -124,7 +149,11 @@ class Workspace:
         self.directory = directory
 
     def fill(self, compiled: Compiled) -> None:
-        """Write `in/`: the files, `.env` and `.secret` as Optimus' images expect them. Secrets are mode 0600."""
+        """Write `in/`: the files, `.env` and `.secret` as Optimus' images expect them.
+
+        Assets may hold secrets and an image may run as any user, so they can be read by whoever comes this far: the
+        folder of all attempts is open to the agent's user alone. `.secret` is mode 0600.
+        """
         into = self.directory / "in"
         into.mkdir(parents=True, exist_ok=True)
         out = self.directory / "out"
@@ -134,20 +163,25 @@ class Workspace:
             target = into / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        (into / ".env").write_text(shell_lines(compiled.environment))
-        descriptor = os.open(into / ".secret", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(shell_lines(compiled.secrets))
+        _write_new(into / ".env", shell_lines(compiled.environment), 0o644)
+        _write_new(into / ".secret", shell_lines(compiled.secrets), 0o600)
 
     def scrub(self) -> None:
         """Remove what may hold secrets, now that the work has ended."""
-        shutil.rmtree(self.directory / "in", ignore_errors=True)
+        if not self.directory.is_symlink():
+            _remove(self.directory / "in")
 
     def remove(self, root: Path) -> None:
-        """Remove the directory, and those of its run that are empty then, below `root`."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for parent in self.directory.parents:
-            if parent == root or not parent.is_relative_to(root):
+        """Remove the directory, and those of its run that are empty then, below `root`.
+
+        The work may have put something else in its place, or in place of a folder above it: a link, a file. That is
+        removed, and what a link leads to is left alone.
+        """
+        above = [one for one in self.directory.parents if one != root and one.is_relative_to(root)]
+        gone = next((one for one in reversed(above) if _stands_in(one)), self.directory)
+        _remove(gone)
+        for parent in gone.parents:
+            if parent not in above:
                 return
             try:
                 parent.rmdir()
@@ -155,12 +189,36 @@ class Workspace:
                 return
 
 
+def _stands_in(path: Path) -> bool:
+    """Whether something lies there that is no folder; a link to one is none."""
+    return path.is_symlink() or (path.exists() and not path.is_dir())
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever lies there, as far as that is possible. No link is followed."""
+    if not _stands_in(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        log.warning("what an attempt has left cannot be removed", extra={"path": str(path), "error": str(error)})
+
+
 def safe_path(path: str) -> PurePosixPath:
     """An asset's path, which must stay below the directory it is written to. Raises ValueError otherwise."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path:
+    if leaves_folder(path):
         raise ValueError(f"the asset path {path!r} leaves its folder; use a relative path without '..'")
-    return pure
+    return PurePosixPath(path)
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    """Write a file of its own, in place of whatever was there: a file that is found keeps its mode."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)
 
 
 def shell_lines(values: Mapping[str, str]) -> str:

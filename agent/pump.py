@@ -36,7 +36,7 @@ async def copy_logs(executor: Executor, name: str, directory: Path, target: Path
             async for line in unseen(lines, points):
                 await queue.put(line)
             await queue.put(None)
-    except* Exception as errors:
+    except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
         await asyncio.wait({opening})  # cancelled or not: its lock would keep the next copy out

@@ -2,7 +2,7 @@
 
 After everything that was applied, the worker compares the attempts that the table gives this agent with those it
 drives, and starts, stops or reports what differs. Nothing is kept in memory alone: what an attempt needs to be found
-again stands in the journal, the executor and the attempt's own directory, so a killed agent goes on where it was (P3).
+again stands in the journal and with the executor, so a killed agent goes on where it was (P3).
 
 An attempt's life here: compile -> journal the intent (fsync) -> start -> journal `started` -> wait -> journal `ended`
 -> tell the table until it has applied it -> clean up.
@@ -11,80 +11,61 @@ An attempt's life here: compile -> journal the intent (fsync) -> start -> journa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor as Threads
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from agent.attempt import Driven, EndNote, Intent, StartNote
-from agent.errors import Refusal
+from agent.errors import AgentStopped, Refusal
+from agent.gate import FOREVER, Gate, Guarded, Open
 from agent.keyring import SecretError
+from agent.leftovers import Leftovers
+from agent.prepare import STOP_GRACE_S, Preparer
+from agent.prepare import Materials as Materials
+from agent.prepare import Settings as Settings
 from agent.provision import Provisioner, Workspace, sealed_secrets
 from agent.pump import copy_logs
 from agent.replica import Replica
+from agent.retired import ENGINE_WAIT_S, Retired, patiently, until_stopped
 from agent.runtable import commands as c
 from agent.runtable.model import Attempt, Instance, InstanceKind, Reason, Run
-from agent.spec.bundle import Bundle
-from agent.spec.compile import Compiled, instance_environment, launch
 from agent.spec.errors import PluginError, SpecError
-from agent.spec.quantity import cores, size_bytes
-from agent.store.errors import JournalFull, StoreError
+from agent.store.errors import BlobError, BlobMissing, JournalError, JournalFull, StoreError, is_full
 from agent.store.journal import Journal, JournalEntry
 from agent.store.logs import LogStore
-from executors.base import AttemptSpec, Executor, Outcome, Resources, Started
-from executors.errors import EngineUnreachable, ExecutorError, StartRefused
+from agent.watchdog import fenceable, how_to_end
+from executors.base import AttemptSpec, Executor, Outcome, Started
+from executors.errors import ExecutorError, StartRefused, Unsettled
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STOP_GRACE_S: Final = 10.0
-ENGINE_WAIT_S: Final = 2.0  # between questions to an engine that does not answer
 FULL_WAIT_S: Final = 2.0  # between looks at a full disk
+TELL_WAIT_S: Final = 0.05
 TELL_WAIT_MAX_S: Final = 5.0
 LOG_DRAIN_S: Final = 60.0  # how long the end of an attempt waits for the last of its output
-KEEP_ENDED_S: Final = 60.0  # how long an ended container can still be looked at
 MESSAGE_MAX: Final = 2000
+BROKEN_WAIT_MAX_S: Final = 60.0  # between tries to end an attempt that the agent's own error has met
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How this worker works. Paths below the agent's data directory; host: where containers call back, "" = nowhere."""
+class Network(Protocol):
+    """Blobs on other agents (`cluster.blobs.Blobs`)."""
 
-    agent_id: str
-    attempts: Path
-    boot_id: str
-    boottime_s: Callable[[], float]
-    labels: Mapping[str, str]
-    callback_host: Callable[[str], str]
-    log_limit_bytes: int
-    keep_ended_s: float = KEEP_ENDED_S
-    network: str | None = None
-    pull: str = "missing"
+    async def fetch_whole(self, kind: str, digest: str) -> None:
+        """Have a blob here, with all it names. Raises BlobError."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Materials:
-    """What an attempt works with, for images that ask for it."""
-
-    run_id: str
-    project: str
-    job: str
-    instance: str
-    plugin: str
-    type: str
-    scheduled_at: datetime
-    environment: dict[str, str]
-    secrets: dict[str, str] = field(repr=False)
-    files: dict[str, bytes] = field(repr=False)
+    async def spread_whole(self, kind: str, digest: str) -> None:
+        """Have a majority of the voters hold it, with all it names. Raises Refusal, BlobError."""
 
 
 class Worker:
@@ -94,22 +75,43 @@ class Worker:
         self,
         replica: Replica,
         journal: Journal,
-        journal_thread: ThreadPoolExecutor,
+        journal_thread: Threads,
         executors: Mapping[str, Executor],
         provisioner: Provisioner,
         logs: LogStore,
         settings: Settings,
+        gate: Gate | None = None,
+        blobs: Network | None = None,
     ) -> None:
+        """gate: this agent's lease; blobs: those of the other agents. None = this agent is alone."""
         self.replica = replica
+        self._gate: Gate = gate or Open()
+        self._network = blobs
+        self._adopted = False
+        self.on_ended: Callable[[], None] = lambda: None
+        self.on_word: Callable[[c.InstanceStarted | c.InstanceEnded], None] = lambda _word: None
         self.driven: dict[str, Driven] = {}
         self._journal = journal
         self._executors = executors
         self._provisioner = provisioner
+        self._preparer = Preparer(provisioner, logs, settings)
         self._logs = logs
         self._settings = settings
-        self._ended: list[tuple[float, str, str, Path]] = []  # (remove at, name, executor, directory), oldest first
-        self._retired = asyncio.Event()
         self._journal_thread = journal_thread
+        self.retired = Retired(executors, journal, self._journaled, settings.attempts, settings.keep_ended_s)
+        self.leftovers = Leftovers(
+            replica,
+            journal,
+            self._journaled,
+            executors,
+            self._preparer,
+            self.retired,
+            settings,
+            self._gate,
+            driven=self.driven.keys,
+            name_of=self.name_of,
+            changed=self._something_ended,
+        )
         self.starts = 0
         self.ended_counts: Counter[tuple[str, str]] = Counter()  # (executor, reason) since this agent started
 
@@ -118,31 +120,57 @@ class Worker:
     async def run_forever(self) -> None:
         """Reconcile now and after everything that is applied. Ends when cancelled; running attempts go on."""
         async with asyncio.TaskGroup() as group:
-            await self._adopt(group)
-            group.create_task(self._clean_up(), name="clean-up")
+            while not await self._gate.fresh():  # what an older table does not know must not be taken for a stray
+                await self.leftovers.end_lost_epoch()
+            self._reconcile(group)
+            await self.leftovers.end_unwanted(group)
+            self._adopted = True
+            self._something_ended()
+            group.create_task(self.retired.run_forever(), name="clean-up")
             while True:
-                changed = self.replica.changed()
+                changed, news = self.replica.changed(), self._gate.news()
                 self._reconcile(group)
-                await asyncio.shield(changed)
+                await asyncio.wait((changed, news), return_when=asyncio.FIRST_COMPLETED)
+
+    def _something_ended(self) -> None:
+        self.on_ended()  # which is set after this worker is made
+
+    def settled(self, epoch: int) -> bool:
+        """Whether no work of that epoch or an earlier one may still run here, but what waits by its job's choice."""
+        if not self._adopted:
+            return self.leftovers.ended_epoch >= epoch
+        return not self.leftovers.closing and all(one.epoch > epoch or one.waits for one in self.driven.values())
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
-        """Give a task to each attempt that has none, and pass on what the table wants stopped."""
+        """Give a task to each attempt that has none, and pass on what the table wants stopped or has taken away."""
         table = self.replica.table
+        taken_away = set(self.driven)
+        told = self._gate.stops()  # by a leader whose table may be ahead of this one
         for run_id, name in tuple(table.assigned.get(self._settings.agent_id, ())):
             run = table.rows.runs[run_id]
             instance = run.instance(name)
             attempt = instance.open_attempt if instance is not None else None
             assert instance is not None
             assert attempt is not None
-            driven = self.driven.get(self.name_of(run, instance, attempt))
+            name_of = self.name_of(run, instance, attempt)
+            taken_away.discard(name_of)
+            driven = self.driven.get(name_of)
             if driven is None:
                 driven = self._drive(group, run, instance, attempt)
-            if attempt.stop_wanted is not None:
+            if attempt.stop_wanted is not None or driven.key in told:
                 driven.stop.set()
+        for name_of in taken_away:  # its agent was lost meanwhile, or an operator has decided
+            self.driven[name_of].stop.set()
+
+    def is_stopping(self, attempt: tuple[str, str, int]) -> bool:
+        """Whether this attempt, (run, instance, number), is being stopped here, or has ended."""
+        return any(one.key == attempt and one.stop.is_set() for one in self.driven.values())
 
     def _drive(self, group: asyncio.TaskGroup, run: Run, instance: Instance, attempt: Attempt) -> Driven:
         name = self.name_of(run, instance, attempt)
-        driven = Driven(name, run.id, instance.plan.name, attempt.number, attempt.epoch, instance.plan.executor)
+        plan = instance.plan
+        driven = Driven(name, run.id, plan.name, attempt.number, attempt.epoch, plan.executor)
+        driven.waits = instance.outlives_loss
         self.driven[name] = driven
         driven.task = group.create_task(self._live(driven), name=name)
         return driven
@@ -152,46 +180,9 @@ class Worker:
         rows = self.replica.table.rows
         return f"prime-{rows.cluster}-{rows.generation}-{run.id}-{instance.plan.name}-{attempt.number}"
 
-    async def _adopt(self, group: asyncio.TaskGroup) -> None:
-        """After a start: take up what is open, clean up what the table has closed, end what no record knows."""
-        self._reconcile(group)
-        known = set(self.driven)
-        for entry in await self._journaled(self._journal.entries):
-            if entry.name in known:
-                continue
-            known.add(entry.name)
-            if entry.payload is None:
-                await self._journaled(partial(self._journal.forget, [entry.name]))
-            else:
-                intent = msgspec.msgpack.decode(entry.payload, type=Intent)
-                self._retire(
-                    entry.name, intent.executor, self._directory(intent.run_id, intent.instance, intent.number)
-                )
-        await self.end_strays(self._executors)
-
-    async def end_strays(self, kinds: Iterable[str]) -> None:
-        """End and remove what these engines run under this agent's labels and no record knows."""
-        for kind in kinds:
-            executor = self._executors[kind]
-            try:
-                for name in await executor.list_names(self._settings.labels):
-                    if await self._journaled(partial(self._journal.get, name)) is None:
-                        await self._end_stray(name, executor)
-            except ExecutorError as error:  # it is asked again when it answers, and at the next start
-                log.warning("strays may be left", extra={"executor": kind, "error": str(error)})
-
-    async def _end_stray(self, name: str, executor: Executor) -> None:
-        log.warning("an attempt that no record knows is ended", extra={"attempt": name, "executor": executor.kind})
-        directory = self._settings.attempts / "stray" / name
-        await executor.stop(name, directory, 0)
-        await executor.remove(name, directory)
-
     def writes(self, run_id: str, instance: str, number: int) -> bool:
         """Whether this attempt's log may still be written to."""
-        return any(
-            (one.run_id, one.instance, one.number) == (run_id, instance, number) and not one.ended
-            for one in self.driven.values()
-        )
+        return any(one.key == (run_id, instance, number) and not one.ended for one in self.driven.values())
 
     async def materials(self, capability: str) -> Materials | None:
         """What the attempt with this capability works with, secrets included; None where no attempt has it."""
@@ -212,7 +203,7 @@ class Worker:
             plugin=instance.plan.plugin,
             type="task" if instance.plan.kind is InstanceKind.TASK else "hook",
             scheduled_at=datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC),
-            environment={**compiled.environment, **self._told(driven, run, bundle)},
+            environment={**compiled.environment, **self._preparer.told(driven, run, bundle)},
             secrets=compiled.secrets,
             files=compiled.files,
         )
@@ -226,38 +217,62 @@ class Worker:
     # -- one attempt -------------------------------------------------------------------------------------------------
 
     async def _live(self, driven: Driven) -> None:
-        """All of an attempt's life on this agent, from wherever it is."""
+        """All of an attempt's life on this agent. An error that nobody foresaw ends the attempt, never the agent."""
+        wait_s = ENGINE_WAIT_S
+        while True:
+            try:
+                return await self._live_on(driven)
+            except Exception as error:
+                if _ends_the_agent(error):
+                    raise
+                log.exception("an attempt met an error of the agent itself: it is ended", extra=driven.fields())
+                driven.broken = _kind(error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(BROKEN_WAIT_MAX_S, wait_s * 2)
+
+    async def _live_on(self, driven: Driven) -> None:
+        """From wherever it is to its end."""
         entry = await self._journaled(partial(self._journal.get, driven.name))
-        if entry is None:
-            failed = await self._begin(driven)
-        elif entry.outcome is not None:
-            failed = msgspec.msgpack.decode(entry.outcome, type=EndNote)
+        if entry is not None and entry.outcome is not None:
+            note = msgspec.msgpack.decode(entry.outcome, type=EndNote)
+        elif driven.broken:
+            note = await self._as_fenced(driven, await self._end_broken(driven, entry))
         else:
-            failed = await self._find_again(driven, entry)
-        note = failed or await self._see_through(driven)
+            failed = await (self._begin(driven) if entry is None else self._find_again(driven, entry))
+            note = await self._as_fenced(driven, failed or await self._see_through(driven))
         seq = await self._journaled(partial(self._journal.ended, driven.name, msgspec.msgpack.encode(note)))
-        directory = self._directory(driven.run_id, driven.instance, driven.number)
+        directory = self._directory(driven)
         await asyncio.to_thread(Workspace(directory).scrub)
         driven.ended = True
+        await self._gate.release(driven.name)
         self.ended_counts[driven.executor, note.reason or ""] += 1
         log.info("attempt ended", extra={**driven.fields(), "reason": note.reason, "exit_code": note.exit_code})
         await self._tell(driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note))
-        self._retire(driven.name, driven.executor, directory)
+        self.retired.add(driven.name, driven.executor, directory)
         del self.driven[driven.name]
+        self._something_ended()
 
     async def _begin(self, driven: Driven) -> EndNote | None:
         """Start an attempt that nothing is known of. Returns None once it runs, else why it never did."""
-        if driven.stop.is_set():
-            return await self._refuse(driven, Reason.CANCELLED, "it was stopped before it began")
+        shut = await self._shut_out(driven)
+        if shut is not None:
+            return shut
         try:
-            spec, kept = await self._prepare(driven)
+            prepared = await self._prepare_when_there_is_room(driven)
         except (SpecError, PluginError, SecretError, StoreError, ValueError, OSError) as error:
             return await self._refuse(driven, Reason.EXECUTOR_ERROR, str(error))
-        driven.compiled = kept
+        if prepared is None:
+            return await self._refuse(driven, Reason.CANCELLED, "it was stopped while the disk was full")
+        spec, kept = prepared
         executor = self._executors.get(driven.executor)
         if executor is None:
             message = f"the agent {self._settings.agent_id} has no executor {driven.executor!r}"
             return await self._refuse(driven, Reason.EXECUTOR_ERROR, message)
+        failed = await self._fetch(driven, executor, spec)
+        if failed is not None:
+            return failed
+        not_after_s = min(self._settings.boottime_s() + executor.start_window_s, self._gate.until_s(driven.epoch))
+        spec = replace(spec, not_after_s=not_after_s)
         intent = Intent(
             driven.run_id,
             driven.instance,
@@ -267,16 +282,65 @@ class Worker:
             kept,
             driven.capability,
         )
-        await self._journaled(
-            partial(
-                self._journal.intend,
-                driven.name,
-                msgspec.msgpack.encode(intent),
-                spec.not_after_s,
-                self._settings.boot_id,
-            )
+        intend = partial(
+            self._journal.intend,
+            driven.name,
+            msgspec.msgpack.encode(intent),
+            spec.not_after_s,
+            self._settings.boot_id,
         )
+        why_not, _ = await asyncio.gather(self._guard(driven, executor), self._journaled(intend))
+        if why_not:
+            return self._never_ran(driven, Reason.FENCED, f"it was not started: {why_not}")
         return await self._start(driven, executor, spec)
+
+    async def _shut_out(self, driven: Driven) -> EndNote | None:
+        """Wait until the attempt may begin. Returns None then, else why it never will."""
+        if await self._gate_opens(driven):
+            return None
+        if driven.stop.is_set():
+            return await self._refuse(driven, Reason.CANCELLED, "it was stopped before it began")
+        return await self._refuse(driven, Reason.FENCED, "its agent was lost before it began")
+
+    async def _fetch(self, driven: Driven, executor: Executor, spec: AttemptSpec) -> EndNote | None:
+        """Have what the start needs, over more than one lease where that takes long. Returns why it never starts."""
+        try:
+            await executor.fetch(spec)
+        except Unsettled as error:  # the start asks again, and says what comes of it
+            log.info("the engine does not answer", extra={"attempt": spec.name, "error": str(error)})
+        except ExecutorError as error:
+            return await self._refuse(driven, Reason(error.reason), str(error))
+        return await self._shut_out(driven)
+
+    async def _guard(self, driven: Driven, executor: Executor, *, runs: bool = False) -> str:
+        """Have the watchdog end it with its lease. Returns why it may not start; "" = it may."""
+        try:
+            end = how_to_end(executor, driven.name, self._directory(driven))
+        except (ExecutorError, ValueError) as error:
+            return str(error)
+        if end is None or not fenceable(executor):  # nobody can: where its agent is lost, it is not known how it goes
+            return ""
+        return await self._gate.guard(driven.name, Guarded(driven.epoch, driven.waits, end), runs=runs)
+
+    async def _as_fenced(self, driven: Driven, note: EndNote) -> EndNote:
+        """How it ended is the watchdog's doing, if that has decided so before."""
+        at_ms = await self._gate.fenced_at_ms(driven.name)
+        if at_ms is None or note.reason == Reason.FENCED:
+            return note
+        message = "its lease had ended while the agent was dead, or cut off: the watchdog has stopped it"
+        return msgspec.structs.replace(note, reason=Reason.FENCED, message=message)
+
+    async def _gate_opens(self, driven: Driven) -> bool:
+        """Wait until the attempt may begin. Returns False where it is to stop, or was taken away, before that."""
+        while not driven.stop.is_set():
+            changed, news = self.replica.changed(), self._gate.news()
+            if self._gate.may_start(driven.epoch):
+                return True
+            row = self.replica.table.rows.agents.get(self._settings.agent_id)
+            if row is not None and row.epoch > driven.epoch:
+                return False  # it was lost before it could begin, and its epoch never returns
+            await asyncio.wait((changed, news), return_when=asyncio.FIRST_COMPLETED)
+        return False
 
     async def _refuse(self, driven: Driven, reason: Reason, message: str) -> EndNote:
         """Put on record that the attempt will never start, before anybody is told."""
@@ -288,34 +352,24 @@ class Worker:
         return EndNote(reason, None, message[:MESSAGE_MAX], None, now_ms, {}, driven.compiled)
 
     async def _start(self, driven: Driven, executor: Executor, spec: AttemptSpec) -> EndNote | None:
+        """Start once. Where the engine did not answer, whether it did start is asked, never tried again (P3)."""
         try:
-            started = await self._start_or_find(executor, spec)
+            started = await executor.start(spec)
+        except Unsettled as error:
+            log.warning("the engine does not answer", extra={"attempt": spec.name, "error": str(error)})
+            absent = "the engine did not answer in time; nothing was started"
+            failed = await self._find(driven, executor, spec.not_after_s, absent)
         except StartRefused as refused:
             return self._never_ran(driven, Reason.FENCED, str(refused))
         except ExecutorError as error:
             return self._never_ran(driven, error.reason, str(error))
-        if started is None:
-            return self._never_ran(driven, Reason.AGENT_LOST, "the engine did not answer in time; nothing was started")
-        self.starts += 1
-        await self._note_start(driven, started)
-        return None
-
-    async def _start_or_find(self, executor: Executor, spec: AttemptSpec) -> Started | None:
-        """Start once. Where the engine did not answer, whether it did start is asked, never tried again (P3)."""
-        try:
-            return await executor.start(spec)
-        except EngineUnreachable as error:
-            log.warning("the engine does not answer", extra={"attempt": spec.name, "error": str(error)})
-            return await self._attach(executor, spec.name, spec.directory, spec.not_after_s)
-
-    async def _attach(self, executor: Executor, name: str, directory: Path, not_after_s: float) -> Started | None:
-        """Find an attempt whose start is unknown. None = it has not started and never will."""
-        found = await _patiently(lambda: executor.attach(name, directory))
-        wait_s = not_after_s - self._settings.boottime_s()
-        if found is not None or executor.absence_is_proof or wait_s < 0:
-            return found
-        await asyncio.sleep(wait_s + 1)
-        return await _patiently(lambda: executor.attach(name, directory))
+        else:
+            failed = None
+            await self._note_start(driven, started)
+        if failed is None:
+            self.starts += 1
+            log.info("attempt started", extra=driven.fields())
+        return failed
 
     async def _find_again(self, driven: Driven, entry: JournalEntry) -> EndNote | None:
         """After a restart: an attempt that was meant to start. Returns None once it is found."""
@@ -324,16 +378,55 @@ class Worker:
             return self._never_ran(driven, reason, entry.refused or "it was refused")
         intent = msgspec.msgpack.decode(entry.payload, type=Intent)
         driven.capability, driven.compiled, driven.executor = intent.capability, intent.compiled, intent.executor
+        if entry.started is not None:
+            driven.started = msgspec.msgpack.decode(entry.started, type=StartNote)
         executor = self._executors[intent.executor]  # the agent does not start without those its journal names
+        await self._guard(driven, executor, runs=True)
         same_boot = entry.boot_id == self._settings.boot_id
         not_after_s = entry.not_after_s if same_boot and entry.not_after_s is not None else float("-inf")
-        directory = self._directory(driven.run_id, driven.instance, driven.number)
-        found = await self._attach(executor, driven.name, directory, not_after_s)
-        if found is None:
-            return self._never_ran(driven, Reason.AGENT_LOST, "the agent ended before the start; nothing was started")
-        log.info("attempt found again", extra=driven.fields())
-        await self._note_start(driven, found)
-        return None
+        absent = "the agent ended before the start; nothing was started"
+        failed = await self._find(driven, executor, not_after_s, absent)
+        if failed is None:
+            log.info("attempt found again", extra=driven.fields())
+        return failed
+
+    async def _find(self, driven: Driven, executor: Executor, not_after_s: float, absent: str) -> EndNote | None:
+        """Find an attempt whose start, or state, is unknown. Returns None once it is found; else how it ended.
+
+        absent: what to say where it never started.
+        """
+        try:
+            found = await self._attach(executor, driven.name, self._directory(driven), not_after_s)
+        except ExecutorError as error:
+            return self._note(driven, await self._end_lost(driven, executor, str(error)))
+        if found is not None:
+            await self._note_start(driven, found)
+            return None
+        if driven.started is None:
+            return self._never_ran(driven, Reason.AGENT_LOST, absent)
+        lost = "it had started, and its engine knows nothing of it any more"
+        return self._note(driven, await self._end_lost(driven, executor, lost))
+
+    async def _attach(self, executor: Executor, name: str, directory: Path, not_after_s: float) -> Started | None:
+        """None = it has not started and never will, as far as the engine knows. Raises ExecutorError but Unsettled."""
+        found = await patiently(lambda: executor.attach(name, directory))
+        wait_s = not_after_s - self._settings.boottime_s()
+        if found is not None or executor.absence_is_proof or wait_s < 0:
+            return found
+        await asyncio.sleep(wait_s + 1)
+        return await patiently(lambda: executor.attach(name, directory))
+
+    async def _end_lost(self, driven: Driven, executor: Executor, why: str) -> Outcome:
+        """End what is left of an attempt that can no longer be followed. Returns when that is proven (P3)."""
+        log.warning("an attempt is lost; what is left of it is ended", extra={**driven.fields(), "error": why})
+        await until_stopped(lambda: executor.stop(driven.name, self._directory(driven), 0), driven.fields())
+        return Outcome(None, Reason.EXECUTOR_ERROR, f"{why}; what was left of it has been ended")
+
+    async def _end_broken(self, driven: Driven, entry: JournalEntry | None) -> EndNote:
+        why = f"an error of the agent itself ({driven.broken}), which its log tells in full"
+        if entry is None or entry.payload is None:
+            return await self._refuse(driven, Reason.EXECUTOR_ERROR, why)
+        return self._note(driven, await self._end_lost(driven, self._executors[driven.executor], why))
 
     async def _note_start(self, driven: Driven, started: Started) -> None:
         note = StartNote(started.started_at_ms, dict(started.facts))
@@ -341,12 +434,11 @@ class Worker:
         driven.started_seq = await self._journaled(
             partial(self._journal.started, driven.name, msgspec.msgpack.encode(note))
         )
-        log.info("attempt started", extra=driven.fields())
 
     async def _see_through(self, driven: Driven) -> EndNote:
         """From a running attempt to its outcome, with its output on disk."""
         executor = self._executors[driven.executor]
-        directory = self._directory(driven.run_id, driven.instance, driven.number)
+        directory = self._directory(driven)
         async with asyncio.TaskGroup() as group:
             start = driven.start_command(self.replica.clock_ms(), self._settings.agent_id)
             told = group.create_task(self._tell(start))
@@ -358,9 +450,14 @@ class Worker:
                     log.warning("output is incomplete: the engine gave no more", extra=driven.fields())
                     pump.cancel()
             told.cancel()
+        return self._note(driven, outcome)
+
+    def _note(self, driven: Driven, outcome: Outcome) -> EndNote:
         started = driven.started
+        # Work that was told to stop and says that all is well has not done what it was there for.
+        cut = outcome.reason is None and driven.stopping
         return EndNote(
-            outcome.reason,
+            Reason.FENCED if driven.fenced else Reason.CANCELLED if cut else outcome.reason,
             outcome.exit_code,
             outcome.message[:MESSAGE_MAX],
             outcome.started_at_ms or (started.started_at_ms if started else None),
@@ -372,73 +469,67 @@ class Worker:
     async def _outcome(self, driven: Driven, executor: Executor, directory: Path) -> Outcome:
         """Wait for the end; when the table wants it stopped, stop it and wait on."""
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(_patiently(lambda: executor.wait(driven.name, directory)))
+            waiting = group.create_task(self._wait(driven, executor, directory))
             stopping = group.create_task(self._stop_when_asked(driven, executor, directory))
+            fencing = group.create_task(self._stop_when_lease_ends(driven, executor, directory))
             outcome = await waiting
             stopping.cancel()
+            fencing.cancel()
         return outcome
+
+    async def _wait(self, driven: Driven, executor: Executor, directory: Path) -> Outcome:
+        try:
+            return await patiently(lambda: executor.wait(driven.name, directory))
+        except ExecutorError as error:
+            return await self._end_lost(driven, executor, str(error))
 
     async def _stop_when_asked(self, driven: Driven, executor: Executor, directory: Path) -> None:
         await driven.stop.wait()
         log.info("attempt is being stopped", extra=driven.fields())
-        await _patiently(lambda: executor.stop(driven.name, directory, STOP_GRACE_S))
+        driven.stopping = True
+        await until_stopped(lambda: executor.stop(driven.name, directory, STOP_GRACE_S), driven.fields())
+
+    async def _stop_when_lease_ends(self, driven: Driven, executor: Executor, directory: Path) -> None:
+        """Another agent may be given this work from then on. Work that is waited for when its agent is lost goes on."""
+        if driven.waits:
+            return
+        while True:
+            news = self._gate.news()
+            left_s = self._gate.until_s(driven.epoch) - self._settings.boottime_s()
+            if left_s <= 0:
+                break
+            await asyncio.wait((news,), timeout=None if left_s == FOREVER else left_s)
+        log.warning("the lease has ended: an attempt is stopped", extra=driven.fields())
+        driven.fenced = True
+        await until_stopped(lambda: executor.stop(driven.name, directory, self._gate.stop_grace_s), driven.fields())
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
+    async def _prepare_when_there_is_room(self, driven: Driven) -> tuple[AttemptSpec, str] | None:
+        """Prepare an attempt. A full disk is waited for: the run was accepted (P1). None = it was to stop meanwhile."""
+        while not driven.stop.is_set():
+            try:
+                return await self._prepare(driven)
+            except BlobMissing as error:
+                if self._network is None:
+                    raise
+                log.warning("an attempt waits for what it is made of", extra={**driven.fields(), "error": str(error)})
+            except (StoreError, OSError) as error:
+                if not is_full(error):
+                    raise
+                log.warning("the disk is full; an attempt waits", extra={**driven.fields(), "error": str(error)})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(driven.stop.wait(), FULL_WAIT_S)
+        return None
+
     async def _prepare(self, driven: Driven) -> tuple[AttemptSpec, str]:
-        """Compile, fill the attempt's directory and keep the redacted copy."""
         table = self.replica.table
+        if self._network is not None:
+            await self._network.fetch_whole("bundle", table.rows.runs[driven.run_id].bundle)
         run = table.rows.runs[driven.run_id]
         sealed = sealed_secrets(table, run.project, run.namespace)
         driven.capability = secrets.token_urlsafe(24)
-        return await asyncio.to_thread(self._prepare_blocking, driven, run, sealed)
-
-    def _prepare_blocking(
-        self, driven: Driven, run: Run, sealed: Mapping[str, tuple[str, bytes]]
-    ) -> tuple[AttemptSpec, str]:
-        provisioner = self._provisioner
-        kept = provisioner.keep(provisioner.compile(run, driven.instance, sealed, masked=True))
-        driven.compiled = kept
-        compiled = provisioner.compile(run, driven.instance, sealed)
-        spec = self._spec(driven, run, provisioner.bundle(run.bundle), compiled)
-        Workspace(spec.directory).fill(compiled)
-        return spec, kept
-
-    def _spec(self, driven: Driven, run: Run, bundle: Bundle, compiled: Compiled) -> AttemptSpec:
-        config = {**compiled.environment, **compiled.secrets}
-        started = launch(bundle, driven.instance, config, driven.executor)
-        directory = self._directory(driven.run_id, driven.instance, driven.number)
-        limit = bundle.job.metadata.resource.limit
-        executor = self._executors.get(driven.executor)
-        return AttemptSpec(
-            name=driven.name,
-            directory=directory,
-            log_directory=self._logs.directory(driven.run_id, driven.instance, driven.number),
-            command=started.argv,
-            entrypoint=started.entrypoint,
-            image=started.image or None,
-            pull=self._settings.pull,
-            environment={**config, **self._told(driven, run, bundle)},
-            labels={**self._settings.labels, "io.prime.run": run.id, "io.prime.instance": driven.instance},
-            resources=Resources(cores(limit.cpu), size_bytes(limit.memory)),
-            not_after_s=self._settings.boottime_s() + (executor.start_window_s if executor is not None else 0),
-            stop_grace_s=STOP_GRACE_S,
-            log_limit_bytes=self._settings.log_limit_bytes,
-            network=self._settings.network,
-        )
-
-    def _told(self, driven: Driven, run: Run, bundle: Bundle) -> dict[str, str]:
-        """The variables that say to an attempt which one it is, and where to call back."""
-        host = self._settings.callback_host(driven.executor)
-        directory = self._directory(driven.run_id, driven.instance, driven.number)
-        return {
-            **instance_environment(bundle, driven.instance, datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC)),
-            "JOB_DIR": str(directory) if driven.executor == "process" else "/data",
-            "OPTIMUS_HOST": f"http://{host}/{driven.capability}" if host else "",
-            "OPTIMUS_HOSTNAME": host,
-            "PRIME_RUN_ID": run.id,
-            "PRIME_ATTEMPT": str(driven.number),
-        }
+        return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
 
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
         """Copy an engine's output into this agent's log, each line once, also over restarts of either."""
@@ -446,16 +537,33 @@ class Worker:
         while True:
             try:
                 return await copy_logs(executor, driven.name, directory, target, self._settings.log_limit_bytes)
-            except EngineUnreachable as error:
+            except Unsettled as error:
                 log.warning("the engine does not answer", extra={**driven.fields(), "error": str(error)})
                 await asyncio.sleep(ENGINE_WAIT_S)
             except (ExecutorError, OSError) as error:  # costs output, never the attempt: someone removed a container
                 log.warning("output is incomplete", extra={**driven.fields(), "error": str(error)})
                 return None
 
-    async def _tell(self, command: c.AnyCommand) -> None:
-        """Propose until it is applied; a repetition is a no-op there."""
-        wait_s = 0.05
+    async def _tell(self, command: c.InstanceStarted | c.InstanceEnded) -> None:
+        """Tell a worker's word. What was rendered, which it names, is on other disks first (P1)."""
+        wait_s = TELL_WAIT_S
+        while self._network is not None and command.compiled is not None:
+            try:
+                await self._network.spread_whole("manifest", command.compiled)
+                break
+            except BlobError as error:  # not even this agent has it whole any more: the word is true without
+                log.warning("what was rendered is lost", extra={"run": command.run_id, "error": str(error)})
+                break
+            except Refusal as refusal:
+                log.warning("what was rendered does not spread", extra={"run": command.run_id, "code": refusal.code})
+            await asyncio.sleep(wait_s)
+            wait_s = min(TELL_WAIT_MAX_S, wait_s * 2)
+        await self._tell_again_and_again(command)
+
+    async def _tell_again_and_again(self, command: c.InstanceStarted | c.InstanceEnded) -> None:
+        """Propose until it is applied; a repetition is a no-op there. Others hear of it at once."""
+        self.on_word(command)
+        wait_s = TELL_WAIT_S
         while True:
             try:
                 await self.replica.propose(command)
@@ -478,67 +586,23 @@ class Worker:
                 log.warning("the disk is full; work waits", extra={"error": str(error)})
                 await asyncio.sleep(FULL_WAIT_S)
 
-    # -- cleaning up -------------------------------------------------------------------------------------------------
-
-    def _directory(self, run_id: str, instance: str, number: int) -> Path:
-        return self._settings.attempts / run_id / instance / str(number)
-
-    def _retire(self, name: str, executor: str, directory: Path) -> None:
-        """The table has applied the outcome: what is left may go, after a time in which it can be looked at."""
-        self._ended.append((time.monotonic() + self._settings.keep_ended_s, name, executor, directory))
-        self._retired.set()
-
-    async def _clean_up(self) -> None:
-        while True:
-            await self._retired.wait()
-            self._retired.clear()
-            while self._ended:
-                await asyncio.sleep(max(0.0, self._ended[0][0] - time.monotonic()))
-                await self._remove_first()
-
-    async def _remove_first(self) -> None:
-        _at_s, name, kind, directory = self._ended[0]
-        executor = self._executors.get(kind)
-        if executor is not None:
-            try:
-                await self._remove_from(executor, name, directory)
-            except ExecutorError as error:  # the journal keeps it: the next start tries again
-                log.warning("an ended attempt cannot be removed", extra={"attempt": name, "error": str(error)})
-                self._ended.pop(0)
-                return
-        await asyncio.to_thread(Workspace(directory).remove, self._settings.attempts)
-        await self._journaled(partial(self._journal.forget, [name]))
-        self._ended.pop(0)
-
-    async def _remove_from(self, executor: Executor, name: str, directory: Path) -> None:
-        """Whatever the table has closed must not run (P3), so it is stopped first. Raises ExecutorError."""
-        while True:
-            try:
-                await executor.stop(name, directory, 0)
-                return await executor.remove(name, directory)
-            except EngineUnreachable as error:
-                log.warning("the engine does not answer", extra={"attempt": name, "error": str(error)})
-                await asyncio.sleep(ENGINE_WAIT_S)
-
-    async def remove_ended(self, timeout_s: float) -> None:
-        """Remove what is left of ended attempts now, as far as timeout_s seconds reach. For the agent's own end."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._ended:
-                    await self._remove_first()
-        except TimeoutError:
-            log.warning("ended attempts are left; the next start removes them", extra={"count": len(self._ended)})
+    def _directory(self, driven: Driven) -> Path:
+        return self._preparer.directory(driven.run_id, driven.instance, driven.number)
 
 
 def _same(mine: str, given: str) -> bool:
     return bool(mine) and secrets.compare_digest(mine.encode(), given.encode(errors="surrogateescape"))
 
 
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask an engine until it answers: nothing may be decided while it does not, or while it cannot do it (P3)."""
-    while True:
-        try:
-            return await call()
-        except ExecutorError as error:
-            log.warning("the engine does not answer", extra={"error": str(error)})
-            await asyncio.sleep(ENGINE_WAIT_S)
+def _ends_the_agent(error: BaseException) -> bool:
+    """Whether nothing may be done any more: the journal, or the agent as a whole, has failed (P9)."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_ends_the_agent(one) for one in error.exceptions)
+    return isinstance(error, JournalError | AgentStopped)
+
+
+def _kind(error: BaseException) -> str:
+    """What an error is, without its text, which may quote a secret."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__

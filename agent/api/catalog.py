@@ -11,7 +11,7 @@ from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, qu
 from agent.runtable.model import Namespace
 from agent.service import JobFile
 from agent.spec.job import dump_job
-from agent.spec.plugin import BUILTIN, Plugin
+from agent.spec.plugin import BUILTIN, Plugin, PluginKind
 
 
 def job_file(sent: s.JobSpecFile) -> JobFile:
@@ -62,7 +62,7 @@ def _plugin(plugin: Plugin) -> s.PluginView:
     return s.PluginView(
         name=plugin.name,
         kind=plugin.kind,
-        hook_type=plugin.hook_type,
+        hook_type=None if plugin.kind is PluginKind.TASK else plugin.hook_type,
         description=plugin.description,
         executor=plugin.executor,
         image=f"{version.image}:{version.tag}".rstrip(":") if version is not None else "",

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -13,14 +14,46 @@ from aiohttp import web
 
 from agent.api import schema as s
 from agent.api import sse, tailing
+from agent.api.elsewhere import Part, Wanted
 from agent.api.face import Face
 from agent.api.routing import Route, face, read
 from agent.api.tailing import Mark, Marked
-from agent.runtable.model import Attempt, Run
+from agent.errors import Refusal
+from agent.replica import Replica
+from agent.runtable.model import Agent, Attempt, Run
+from agent.worker import Worker
 from executors.base import LogLine, Stream
 from executors.segments import Gap
 
 Take = Callable[[list[Marked]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What is asked for. number: of the attempt, 0 = the first that comes. after: a mark of it, to go on behind.
+
+    first: its first part, where another agent has it and has given that already.
+    """
+
+    face: Face
+    run: Run
+    name: str
+    number: int
+    query: s.LogsQuery
+    after: Mark | None
+    first: Part | None = None
+
+    @property
+    def there(self) -> Wanted:
+        """As it is asked of another agent."""
+        tail = -1 if self.query.tail is None else self.query.tail
+        stream, after = self.query.stream or "", str(self.after or "")
+        return Wanted(self.run.id, self.name, self.number, self.since_ns, stream, tail, after)
+
+    @property
+    def since_ns(self) -> int:
+        """Lines of before are left out."""
+        return 0 if self.query.since is None else _nanoseconds(self.query.since)
 
 
 async def _logs(request: web.Request) -> web.StreamResponse:
@@ -34,79 +67,82 @@ async def _logs(request: web.Request) -> web.StreamResponse:
     number = wanted.attempt or (after.attempt if after is not None else 0)
     if after is not None and after.attempt != number:
         after = None
-    if not number and not may_come:
-        number = len(instance.attempts)
+    output = _Output(asked, run, name, number or len(instance.attempts), wanted, after)
+    agent = _elsewhere(output)
+    if agent is not None:  # asked before an answer has begun, which could only be broken off
+        output = replace(output, first=await asked.elsewhere.part(agent, output.there))
     accepted = request.headers.get("Accept", "")
     if sse.CONTENT_TYPE in accepted or (wanted.follow and "text/plain" not in accepted):
-        return await sse.stream(request, partial(_send_events, asked, run, name, number, wanted, after))
+        return await sse.stream(request, partial(_send_events, output))
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return await sse.lasting(request, headers, partial(_send_text, request, run, name, number, wanted))
+    return await sse.lasting(request, headers, partial(_send_text, request, replace(output, after=None)))
 
 
-async def _send_events(
-    asked: Face, run: Run, name: str, number: int, wanted: s.LogsQuery, after: Mark | None, out: sse.EventStream
-) -> None:
+async def _send_events(output: _Output, out: sse.EventStream) -> None:
     """`line` and `gap` events, each with an id to go on from, and an `end` that says what became of the attempt."""
 
     async def take(batch: list[Marked]) -> None:
         await out.write(b"".join(_event(record, str(mark)) for mark, record in batch))
 
-    found = await _attempt(asked, run, name, number, out.heartbeat) if wanted.follow else number
-    if found:
-        await _pump(_batches(asked, run, name, found, wanted, after), take, out.heartbeat)
-    await out.send("end", await _end(asked, run, name, found))
+    found = await _begun(output, out.heartbeat)
+    if found.number:
+        await _pump(_batches(found), take, out.heartbeat)
+    await out.send("end", await _end(found))
 
 
-async def _send_text(
-    request: web.Request, run: Run, name: str, number: int, wanted: s.LogsQuery, response: web.StreamResponse
-) -> None:
+async def _send_text(request: web.Request, output: _Output, response: web.StreamResponse) -> None:
     """The exact bytes of the output; a gap shows as a line of its own."""
 
     async def take(batch: list[Marked]) -> None:
-        data = b"".join(_text(record, timestamps=wanted.timestamps) for _mark, record in batch)
+        data = b"".join(_text(record, timestamps=output.query.timestamps) for _mark, record in batch)
         await sse.write(request, response, data)
 
     async def idle() -> None:
         if sse.has_left(request):
             raise ConnectionResetError("the client has left")
 
-    asked = face(request)
-    found = await _attempt(asked, run, name, number, idle) if wanted.follow else number
-    if found:
-        await _pump(_batches(asked, run, name, found, wanted, None), take, idle)
+    found = await _begun(output, idle)
+    if found.number:
+        await _pump(_batches(found), take, idle)
 
 
-async def _attempt(asked: Face, run: Run, name: str, number: int, idle: Callable[[], Awaitable[None]]) -> int:
-    """Wait until the instance has that attempt (0 = any). Returns its number, 0 where there will be none."""
-    replica = asked.service.context.replica
+async def _begun(output: _Output, idle: Callable[[], Awaitable[None]]) -> _Output:
+    """Wait for the attempt where output is followed. Returns it with its number, 0 where there will be none."""
+    if not output.query.follow:
+        return output
+    queries, replica = output.face.service.queries, output.face.service.context.replica
     while True:
         changed = replica.changed()
-        run = await asked.service.queries.run(run.id)
-        instance = run.instance(name)
+        run = await queries.run(output.run.id)
+        instance = run.instance(output.name)
         assert instance is not None
-        if len(instance.attempts) >= max(1, number):
-            return number or len(instance.attempts)
+        if len(instance.attempts) >= max(1, output.number):
+            return replace(output, run=run, number=output.number or len(instance.attempts))
         if instance.final or run.final:
-            return 0
+            return replace(output, run=run, number=0)
         done, _pending = await asyncio.wait([changed], timeout=sse.HEARTBEAT_S)
         if not done:
             await idle()
 
 
-def _batches(
-    asked: Face, run: Run, name: str, number: int, wanted: s.LogsQuery, after: Mark | None
-) -> AsyncGenerator[list[Marked], None]:
+def _batches(output: _Output) -> AsyncGenerator[list[Marked], None]:
+    asked, follow = output.face, output.query.follow
+    agent = _elsewhere(output)
+    if agent is not None:
+        return asked.elsewhere.batches(agent, output.there, follow=follow, first=output.first)
+    run, name, number = output.run.id, output.name, output.number
+
     def ended() -> bool:
-        return not wanted.follow or _ended(asked, run.id, name, number)
+        return not follow or nothing_more_comes(asked.service.context.replica, asked.worker, run, name, number)
 
     return tailing.batches(
-        asked.logs.directory(run.id, name, number),
+        asked.logs.directory(run, name, number),
         number,
         ended=ended,
-        since_ns=0 if wanted.since is None else _nanoseconds(wanted.since),
-        stream=None if wanted.stream is None else Stream(wanted.stream),
-        tail=wanted.tail,
-        after=after,
+        since_ns=output.since_ns,
+        stream=None if output.query.stream is None else Stream(output.query.stream),
+        tail=output.query.tail,
+        after=output.after,
     )
 
 
@@ -130,21 +166,36 @@ async def _pump(batches: AsyncGenerator[list[Marked], None], take: Take, idle: C
             await asyncio.gather(coming, return_exceptions=True)
 
 
-def _ended(asked: Face, run_id: str, name: str, number: int) -> bool:
-    """Whether nothing more will be written: the worker has let go of the attempt, and the table knows it."""
-    if asked.worker.writes(run_id, name, number):
+def _elsewhere(output: _Output) -> Agent | None:
+    """The agent that has the output; None = this one, or nobody yet. Raises Refusal where that agent is gone."""
+    instance = output.run.instance(output.name)
+    if instance is None or not 0 < output.number <= len(instance.attempts):
+        return None
+    agent, asked = instance.attempts[output.number - 1].agent, output.face
+    if agent == asked.agent_id or asked.logs.directory(output.run.id, output.name, output.number).exists():
+        return None  # what was here before a recovery bears another agent's name
+    row = asked.service.context.replica.table.rows.agents.get(agent)
+    if row is None:
+        raise Refusal("gone", f"the output is on agent {agent}, which has left the cluster", 410)
+    return row
+
+
+def nothing_more_comes(replica: Replica, worker: Worker, run_id: str, name: str, number: int) -> bool:
+    """Whether an attempt's output is complete: this agent's worker has let go of it, and the table knows it."""
+    if worker.writes(run_id, name, number):
         return False
-    run = asked.service.context.replica.run(run_id)
+    run = replica.run(run_id)
     instance = run.instance(name) if run is not None else None
     if instance is None or len(instance.attempts) < number:
         return True
     return not instance.attempts[number - 1].open
 
 
-async def _end(asked: Face, run: Run, name: str, number: int) -> s.LogEndEvent:
-    run = await asked.service.queries.run(run.id)
-    instance = run.instance(name)
+async def _end(output: _Output) -> s.LogEndEvent:
+    run = await output.face.service.queries.run(output.run.id)
+    instance = run.instance(output.name)
     assert instance is not None
+    number = output.number
     attempt: Attempt | None = instance.attempts[number - 1] if 1 <= number <= len(instance.attempts) else None
     if attempt is None:
         return s.LogEndEvent(attempt=None, state=instance.state, exit_code=None, reason=instance.reason)

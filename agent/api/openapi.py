@@ -12,7 +12,7 @@ from agent.api import schema as s
 from agent.api.routing import Route
 
 REF: Final = "#/components/schemas/{name}"
-EVERY_ROUTE: Final = (400, 403, 404, 429, 500, 503)  # what any of them may answer
+EVERY_ROUTE: Final = (400, 401, 403, 404, 429, 500, 503)  # what any of them may answer
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -24,6 +24,9 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         kinds += [kind for _name, kind in route.events]
         kinds += [kind for kind in (route.answer, route.body) if kind not in (None, dict)]
     _schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
+    for query in {route.query for route in routes}:  # a query's own fields are parameters; what they refer to is not
+        _schemas, found = msgspec.json.schema_components([query], ref_template=REF)
+        components |= {name: schema for name, schema in found.items() if name != query.__name__}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -31,7 +34,8 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "prime", "version": version, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"token": []}],  # without one where an agent answers its own host alone
     }
 
 
@@ -47,7 +51,7 @@ def _operation(route: Route) -> dict[str, Any]:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "the same key and body get the same run (P2)",
+                "description": "the same key and body get the same run",  # P2
                 "schema": {"type": "string", "maxLength": 256},
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http
 import logging
 import uuid
@@ -16,11 +15,12 @@ from agent.api import schema as s
 from agent.api.views import problems as shown
 from agent.errors import AgentStopped, Refusal
 from agent.spec.errors import SpecError
-from agent.store.errors import StoreError
+from agent.store.errors import StoreError, is_full
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
+UNREADABLE: Final = frozenset({"bad_body"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
@@ -39,6 +39,8 @@ def response(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Res
         retry_after=refusal.retry_after_s,
     )
     headers = dict(headers or {})
+    if refusal.status == http.HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(refusal.retry_after_s)))
     return web.Response(
@@ -52,7 +54,10 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     try:
         return await handler(request)
     except Refusal as refusal:
-        return response(refusal)
+        answer = response(refusal)
+        if refusal.code in UNREADABLE:  # where it ends is not known, so nothing can follow it on this connection
+            answer.force_close()
+        return answer
     except SpecError as error:
         return response(Refusal("spec_invalid", str(error), 422, problems=error.problems))
     except AgentStopped as error:
@@ -71,8 +76,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def _of_store(error: StoreError) -> Refusal:
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return Refusal("disk_full", str(error), 507, retry_after_s=30)
     return Refusal("store_failed", str(error), 503, retry_after_s=30)
 

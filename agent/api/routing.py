@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -18,13 +16,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from agent.api.face import Face
 from agent.api.schema import NoQuery, ReadQuery, Request
 from agent.errors import Refusal
+from agent.replica import Replica
 from agent.spec.errors import Problem
 
 FACE: Final = web.AppKey("face", Face)
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 BODY_BYTES_MAX: Final = 1024 * 1024
 JOBS_BODY_BYTES_MAX: Final = 96 * 1024 * 1024  # 64 MiB of assets in base64
 BODY_WAIT_S: Final = 300.0
 MIN_INDEX_WAIT_S: Final = 5.0
+CATCH_UP_S: Final = 5.0
 ReadT = TypeVar("ReadT", bound=ReadQuery)
 QueryT = TypeVar("QueryT", bound=Request)
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
@@ -106,16 +107,28 @@ def _scalar(text: str, kinds: frozenset[type]) -> Any:
 
 
 async def read(request: web.Request, kind: type[ReadT]) -> ReadT:
-    """The parameters of a read, once this agent has applied its `min_index` (P6).
-
-    `consistent` asks for nothing more here: what a cluster of one has applied is all that was ever answered.
-    """
+    """The parameters of a read, once this agent has applied `min_index`; or all there is, if `consistent` (P6)."""
     wanted = query(request, kind)
     replica = face(request).service.context.replica
+    if wanted.consistent:
+        await catch_up(replica)
     if not await replica.wait_applied(wanted.min_index, MIN_INDEX_WAIT_S):
         message = f"this agent has applied {replica.applied_index} so far, not {wanted.min_index}"
         raise Refusal("not_applied_yet", message, 504, retry_after_s=1)
     return wanted
+
+
+async def catch_up(replica: Replica) -> None:
+    """Wait until this agent has applied everything that was acknowledged before. Raises Refusal("no_leader")."""
+    try:
+        async with asyncio.timeout(CATCH_UP_S):
+            await replica.caught_up()
+    except TimeoutError as error:
+        text = (
+            "no leader answers: too few agents can be reached. Nothing was done; what this agent has, it tells those "
+            "who do not ask for more (`consistent`)"
+        )
+        raise Refusal("no_leader", text, 503, retry_after_s=1) from error
 
 
 async def body(
@@ -166,7 +179,7 @@ async def receive(request: web.Request, bytes_max: int) -> bytes:
     except TimeoutError as error:
         raise Refusal("body_timeout", f"the body did not come within {BODY_WAIT_S:.0f} seconds", 408) from error
     except (HttpProcessingError, web.RequestPayloadError) as error:
-        raise Refusal("bad_body", f"the body cannot be read: {error}", 400) from error
+        raise Refusal("bad_body", f"the body cannot be read: {' '.join(str(error).split())}", 400) from error
     return bytes(data)
 
 
@@ -179,28 +192,3 @@ def answer(value: object, status: int = 200, headers: dict[str, str] | None = No
     return web.Response(
         body=_encoder.encode(value), status=status, content_type="application/json", headers=headers or {}
     )
-
-
-def refuse_foreign(request: web.Request) -> None:
-    """P8: without tokens only this machine is answered, and no web page may speak for it (DNS rebinding, CSRF)."""
-    if not _is_loopback_name(_hostname(f"//{request.host}")):
-        raise Refusal("foreign_host", f"this agent answers to loopback names only, not to {request.host!r}", 403)
-    origin = request.headers.get("Origin")
-    if origin is not None and not _is_loopback_name(_hostname(origin)):
-        raise Refusal("foreign_origin", "this agent takes no requests from web pages", 403)
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # no address at all
-        return ""
-
-
-def _is_loopback_name(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

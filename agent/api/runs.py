@@ -7,6 +7,7 @@ import hashlib
 import re
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,21 +15,17 @@ from aiohttp import web
 
 from agent.api import schema as s
 from agent.api import sse, views
+from agent.api.auth import caller
 from agent.api.catalog import job_file
+from agent.api.cluster import silent_ms
 from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, read
 from agent.errors import Refusal
 from agent.runtable.model import Run
-from agent.service import Caller, RunRequest
+from agent.service import RunRequest
 from agent.store.errors import HistoryError
 from agent.store.history import RunFilter, decode_cursor
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
-
-
-def caller(request: web.Request) -> Caller:
-    """Who asks: without tokens all are one principal; the name is what the client says of itself."""
-    name = _UNPRINTABLE.sub("", request.headers.get("Prime-User", "")).strip()[:100]
-    return Caller("local", name or "anonymous")
 
 
 def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRequest:
@@ -44,7 +41,10 @@ def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRe
 
 
 def _key(request: web.Request) -> str:
-    key: str = request.headers.get("Idempotency-Key", "")
+    keys: list[str] = request.headers.getall("Idempotency-Key", [])
+    if len(keys) > 1:
+        raise Refusal("invalid", "the header Idempotency-Key is given twice; which request is meant?", 400)
+    key = keys[0] if keys else ""
     if _UNPRINTABLE.search(key):
         raise Refusal("invalid", "an Idempotency-Key has printable ASCII characters only", 400)
     return key
@@ -74,7 +74,8 @@ async def _find(request: web.Request) -> Run:
 
 async def _show(request: web.Request) -> web.Response:
     await read(request, s.ReadQuery)
-    return answer(s.RunAnswer(run=views.run(await _find(request)), meta=views.meta(face(request))))
+    run = await _find(request)
+    return answer(s.RunAnswer(run=views.run(run, face(request).provisional(run.id)), meta=views.meta(face(request))))
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -94,8 +95,9 @@ async def _list(request: web.Request) -> web.Response:
         wanted.limit,
         wanted.cursor,
     )
-    runs = [views.run(one) for one in page.runs]
-    return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=views.meta(face(request))))
+    runs = [views.run(one, face(request).provisional(one.id)) for one in page.runs]
+    meta, holes = views.meta(face(request)), face(request).service.context.replica.history.holes
+    return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=meta, incomplete=bool(holes)))
 
 
 def _check_cursor(cursor: str) -> None:
@@ -147,15 +149,18 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
 
 async def _cancel(request: web.Request) -> web.Response:
-    await body(request, s.EmptyBody, optional=True)
+    sent = await body(request, s.CancelBody, optional=True)
     run = await _find(request)
-    return answer(views.accepted(await face(request).service.runs.cancel(run.id, caller(request))))
+    done = await face(request).service.runs.cancel(run.id, caller(request), assume_stopped=sent.assume_stopped)
+    return answer(views.accepted(done))
 
 
 async def _retry(request: web.Request) -> web.Response:
     sent = await body(request, s.RetryBody, optional=True)
     run = await _find(request)
-    done = await face(request).service.runs.retry(run.id, caller(request), only_failed=sent.only_failed)
+    done = await face(request).service.runs.retry(
+        run.id, caller(request), only_failed=sent.only_failed, assume_stopped=sent.assume_stopped
+    )
     return answer(views.accepted(done))
 
 
@@ -163,7 +168,11 @@ async def _clear(request: web.Request) -> web.Response:
     sent = await body(request, s.ClearBody, optional=True)
     run = await _find(request)
     done = await face(request).service.runs.clear(
-        run.id, caller(request), instances=sent.instances, downstream=sent.downstream
+        run.id,
+        caller(request),
+        instances=sent.instances,
+        downstream=sent.downstream,
+        assume_stopped=sent.assume_stopped,
     )
     return answer(views.accepted(done))
 
@@ -171,9 +180,10 @@ async def _clear(request: web.Request) -> web.Response:
 async def _mark(request: web.Request) -> web.Response:
     sent = await body(request, s.MarkBody)
     run = await _find(request)
-    return answer(
-        views.accepted(await face(request).service.runs.mark(run.id, sent.instance, sent.state, caller(request)))
+    done = await face(request).service.runs.mark(
+        run.id, sent.instance, sent.state, caller(request), assume_stopped=sent.assume_stopped
     )
+    return answer(views.accepted(done))
 
 
 async def _assets(request: web.Request) -> web.Response:
@@ -189,7 +199,8 @@ def _assets_view(found: dict[str, Any]) -> s.AssetsView:
 
 async def _explain(request: web.Request) -> web.Response:
     await read(request, s.ReadQuery)
-    run, explanations = await face(request).service.queries.explain(request.match_info["run"])
+    asked = face(request)
+    run, explanations = await asked.service.queries.explain(request.match_info["run"], partial(silent_ms, asked))
     return answer(s.ExplainAnswer(run=views.run(run), explanations=[views.explanation(one) for one in explanations]))
 
 
@@ -272,7 +283,7 @@ ROUTES = (
         name="cancelRun",
         summary="End a run early",
         handler=_cancel,
-        body=s.EmptyBody,
+        body=s.CancelBody,
         body_optional=True,
         answer=s.AcceptedAnswer,
         refusals=(404, 409),

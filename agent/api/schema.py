@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agent.runtable.model import Origin, RunState
+from agent.runtable.model import Origin, Role, RunState
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=220)]
@@ -179,7 +179,7 @@ class PluginView(View, frozen=True):
 
     name: str
     kind: str
-    hook_type: str
+    hook_type: str | None
     description: str
     executor: str
     image: str
@@ -226,10 +226,17 @@ class FileRunBody(Request, frozen=True):
     config: Config = {}
 
 
+class CancelBody(Request, frozen=True):
+    """assume_stopped: work on lost agents, which nobody could prove stopped, has ended. So also below."""
+
+    assume_stopped: bool = False
+
+
 class RetryBody(Request, frozen=True):
     """only_failed: leave what has succeeded as it is."""
 
     only_failed: bool = True
+    assume_stopped: bool = False
 
 
 class ClearBody(Request, frozen=True):
@@ -237,6 +244,7 @@ class ClearBody(Request, frozen=True):
 
     instances: list[str] = []
     downstream: bool = False
+    assume_stopped: bool = False
 
 
 class MarkBody(Request, frozen=True):
@@ -244,6 +252,7 @@ class MarkBody(Request, frozen=True):
 
     instance: str
     state: Literal["success", "failed"]
+    assume_stopped: bool = False
 
 
 class AttemptView(View, frozen=True):
@@ -262,7 +271,10 @@ class AttemptView(View, frozen=True):
 
 
 class InstanceView(View, frozen=True):
-    """The task or a hook of a run."""
+    """The task or a hook of a run.
+
+    provisional: what its agent says of the last attempt and is not agreed on yet: running, success or failed.
+    """
 
     name: str
     type: str
@@ -274,6 +286,7 @@ class InstanceView(View, frozen=True):
     since: datetime
     until: datetime | None
     attempts: list[AttemptView]
+    provisional: str | None = None
 
 
 class AuditView(View, frozen=True):
@@ -333,11 +346,12 @@ class AcceptedAnswer(View, frozen=True):
 
 
 class RunsAnswer(View, frozen=True):
-    """Runs, newest first."""
+    """Runs, newest first. incomplete: this agent knows that it lacks some that have ended, which others may have."""
 
     runs: list[RunView]
     next_cursor: str | None
     meta: MetaView
+    incomplete: bool = False
 
 
 class RunEndEvent(View, frozen=True):
@@ -501,7 +515,12 @@ class LogsQuery(ReadQuery, frozen=True):
 
 
 class AgentView(View, frozen=True):
-    """One agent. match: the log index it has; lag: entries behind the leader."""
+    """One agent. match: the log index it has; lag: entries behind the leader.
+
+    role: leader, follower (they vote), standby (it has the log and no vote), joining. state: alive, draining, silent
+    (the leader does not hear it), lost (its work can be given to others). level: the highest feature level it knows.
+    clock_ahead: seconds by which its host's clock is ahead of the voters' median, null = not known.
+    """
 
     id: str
     address: str
@@ -511,10 +530,43 @@ class AgentView(View, frozen=True):
     match: int
     lag: int
     version: str
+    level: int
+    clock_ahead: float | None
     http: str
     slots: int
     running: int
     executors: list[str]
+    labels: dict[str, str]
+
+
+class DrainBody(Request, frozen=True):
+    """on: give it nothing more; false = give it something again."""
+
+    on: bool = True
+
+
+class TransferBody(Request, frozen=True):
+    """to: the id of the agent that is to lead."""
+
+    to: str
+
+
+class LeaseTermsView(View, frozen=True):
+    """Seconds: of a lease, from its end to the kill, for a kill to act. rho: how far a clock may be off."""
+
+    ttl: float
+    stop: float
+    kill: float
+    rho: float
+
+
+class LeasesBody(Request, frozen=True):
+    """As `LeaseTermsView`; what is left out stays as it is."""
+
+    ttl: Annotated[float, msgspec.Meta(ge=0.5, le=3600)] | None = None
+    stop: Annotated[float, msgspec.Meta(ge=0, le=600)] | None = None
+    kill: Annotated[float, msgspec.Meta(ge=0, le=600)] | None = None
+    rho: Annotated[float, msgspec.Meta(ge=0, le=0.2)] | None = None
 
 
 class MirrorView(View, frozen=True):
@@ -525,15 +577,52 @@ class MirrorView(View, frozen=True):
 
 
 class ClusterAnswer(View, frozen=True):
-    """The cluster as this agent sees it."""
+    """The cluster as this agent sees it. level: of features; every agent knows it."""
 
     cluster: str
     generation: int
     leader: str | None
     term: int
+    level: int
     agents: list[AgentView]
+    leases: LeaseTermsView
     mirror: MirrorView | None
     meta: MetaView
+
+
+class TokenBody(Request, frozen=True):
+    """expires_in: seconds, null = it is good until it is deleted."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    role: Role
+    expires_in: Annotated[float, msgspec.Meta(ge=1, le=10 * 366 * 86_400)] | None = None
+
+
+class NewTokenAnswer(View, frozen=True):
+    """token: is told this once."""
+
+    token: str
+    name: str
+    role: Role
+    index: int
+
+
+class TokenView(View, frozen=True):
+    """last: the end of the token, by which its owner knows it."""
+
+    name: str
+    role: Role
+    last: str
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    expired: bool
+
+
+class TokensAnswer(View, frozen=True):
+    """By name."""
+
+    tokens: list[TokenView]
 
 
 class StatusAnswer(View, frozen=True):

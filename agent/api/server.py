@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from agent.api import catalog, cluster, logs, problems, runs, sse
+from agent.api import auth, catalog, cluster, logs, problems, runs, sse, views
 from agent.api.face import Face
 from agent.api.openapi import document
-from agent.api.routing import BODY_BYTES_MAX, FACE, Route, query, refuse_foreign
+from agent.api.routing import BODY_BYTES_MAX, FACE, READS, Route, catch_up, query
 from agent.api.schema import NoQuery
 from agent.errors import Refusal
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LARGE_BODIES_MAX: Final = 2  # held in memory at a time
 LARGE_WAIT_S: Final = 60.0
 LARGE: Final = web.AppKey("large", asyncio.Semaphore)
+HEAD_TOO: Final = frozenset({"health", "ready", "openapi"})  # load balancers ask so
+STALE: Final = "Prime-Stale"  # milliseconds: what is told may be so old, for no leader is heard
 OPENAPI: Final = web.AppKey("openapi", bytes)
 
 
@@ -31,6 +33,7 @@ def build_app(face: Face) -> web.Application:
     """The application. Every answer is JSON, a problem, an event stream or plain text."""
     app = web.Application(middlewares=[_observe, problems.middleware, _guard])
     app[FACE] = face
+    app.on_response_prepare.append(_say_how_old)
     for key, places_max in ((sse.FOLLOWERS, sse.FOLLOWERS_MAX), (sse.WAITING, sse.WAITING_MAX)):
         app[key] = sse.Places(places_max)
         app.on_shutdown.append(app[key].close)
@@ -38,6 +41,8 @@ def build_app(face: Face) -> web.Application:
     app[OPENAPI] = msgspec.json.encode(document(ROUTES, face.version))
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(route))
+        if route.name in HEAD_TOO:
+            app.router.add_route("HEAD", route.path, _handler(route))
     return app
 
 
@@ -78,6 +83,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *runs.ROUTES,
     *logs.ROUTES,
     *cluster.ROUTES,
+    *auth.ROUTES,
     Route(
         method="GET",
         path="/openapi.json",
@@ -91,8 +97,30 @@ ROUTES: Final[tuple[Route, ...]] = (
 
 @web.middleware
 async def _guard(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
-    refuse_foreign(request)
+    await auth.admit(request)
+    replica = request.app[FACE].service.context.replica
+    if replica.leads or auth.needed(request) is None:
+        return await handler(request)
+    if request.method not in READS:
+        await catch_up(replica)  # what is written is checked against the table: as it is, not as it was (P6)
+        await auth.admit(request)  # a token as well
+        return await handler(request)
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        if refusal.status != 404 or refusal.code == "unknown_run":  # that was looked up so already
+            raise
+    await catch_up(replica)  # what is not here may have come to be at another agent (P6)
     return await handler(request)
+
+
+async def _say_how_old(request: web.Request, response: web.StreamResponse) -> None:
+    """On the answer to a read, where this agent hears no leader (P6)."""
+    face = request.app[FACE]
+    if request.method == "GET" and response.status < 400 and auth.needed(request) is not None:
+        meta = views.meta(face)
+        if meta.leader is None:
+            response.headers[STALE] = str(meta.age_ms)
 
 
 @web.middleware

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from agent.api import schema as s
 from agent.api.face import Face
+from agent.runtable.commands import InstanceEnded, InstanceStarted
 from agent.runtable.explain import Explanation
 from agent.runtable.model import Attempt, Instance, InstanceKind, Job, Project, Run
 from agent.service import Accepted
 from agent.spec.errors import Problem
+from consensus.messages import NONE
+
+Word = InstanceStarted | InstanceEnded
 
 
 def moment(at_ms: int) -> datetime:
@@ -24,8 +27,9 @@ def maybe(at_ms: int | None) -> datetime | None:
     return None if at_ms is None else moment(at_ms)
 
 
-def run(row: Run) -> s.RunView:
-    """A run with its instances and attempts."""
+def run(row: Run, words: Iterable[Word] = ()) -> s.RunView:
+    """A run with its instances and attempts. words: what workers say of it that is not in the table yet."""
+    said = {word.instance: _said(word) for word in words}
     return s.RunView(
         id=row.id,
         project=row.project,
@@ -42,12 +46,18 @@ def run(row: Run) -> s.RunView:
         finished_at=maybe(row.finished_at_ms),
         deadline_at=moment(row.deadline_ms),
         cancelled_by=row.cancelled_by,
-        instances=[_instance(one) for one in row.instances],
+        instances=[_instance(one, said.get(one.plan.name)) for one in row.instances],
         audit=[s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what) for one in row.audit],
     )
 
 
-def _instance(row: Instance) -> s.InstanceView:
+def _said(word: Word) -> str:
+    if isinstance(word, InstanceStarted):
+        return "running"
+    return "success" if word.reason is None else "failed"
+
+
+def _instance(row: Instance, provisional: str | None) -> s.InstanceView:
     is_task = row.plan.kind is InstanceKind.TASK
     return s.InstanceView(
         name=row.plan.name,
@@ -60,6 +70,7 @@ def _instance(row: Instance) -> s.InstanceView:
         since=moment(row.since_ms),
         until=maybe(row.due_ms),
         attempts=[_attempt(one) for one in row.attempts],
+        provisional=provisional,
     )
 
 
@@ -148,11 +159,20 @@ def explanation(one: Explanation) -> s.ExplanationView:
 
 
 def meta(face: Face) -> s.MetaView:
-    """How fresh this agent's answers are. A cluster of one is its own leader: what it has applied is the latest."""
+    """How fresh this agent's answers are."""
     replica = face.service.context.replica
     return s.MetaView(
         agent=face.agent_id,
-        leader=face.agent_id,
+        leader=leader(face),
         applied_index=replica.applied_index,
-        age_ms=int((time.monotonic() - replica.applied_at_s) * 1000) if face.not_ready() else 0,
+        age_ms=replica.age_ms(),
     )
+
+
+def leader(face: Face) -> str | None:
+    """The id of the agent that leads, None = this one hears of none."""
+    replica = face.service.context.replica
+    node = replica.leader
+    if node == replica.driver.node.id:
+        return face.agent_id
+    return next((row.id for row in replica.table.rows.agents.values() if row.node == node != NONE), None)

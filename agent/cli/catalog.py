@@ -1,35 +1,35 @@
-"""`prime project`, `prime plugin`, `prime secret`, `prime cluster`."""
+"""`prime project`, `prime plugin` and `prime secret`."""
 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import click
 
 from agent.cli import output
+from agent.cli.apply import apply_project
 from agent.cli.common import (
-    INTERRUPTED,
     USAGE,
     count,
     fail,
     format_option,
+    listed,
     online,
     open_folder,
     project_name,
     project_option,
+    refused,
     show_applied,
 )
-from agent.cli.job import apply_project
 from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from agent.client import Client
 
 PATH: Final = click.Path(exists=True, path_type=Path)
-WATCH_S: Final = 1.0
 
 
 @click.group(cls=LazyGroup)
@@ -115,7 +115,7 @@ def apply_plugins(client: Client, where: Path, form: str) -> None:
         output.show_json({"project": folder.project.name, "plugins": answer["names"]})
     else:
         names = answer["names"]
-        click.echo(f"applied {count(len(names), 'plugin')} to project {folder.project.name}: {', '.join(names)}")
+        click.echo(f"applied {count(len(names), 'plugin')} to project {folder.project.name}: {listed(names)}")
 
 
 @plugin.command("list")
@@ -131,7 +131,14 @@ def list_plugins(client: Client, project: str | None, form: str) -> None:
         output.show_json(answer)
         return
     rows = [
-        (one["name"], one["kind"], one["hook_type"], one["executor"] or None, one["image"] or None, one["description"])
+        (
+            one["name"],
+            one["kind"],
+            one["hook_type"] if one["kind"] != "task" else None,
+            one["executor"] or None,
+            one["image"] or None,
+            one["description"],
+        )
         for one in answer["plugins"]
     ]
     output.table(["NAME", "KIND", "HOOK", "EXECUTOR", "IMAGE", "DESCRIPTION"], rows)
@@ -144,14 +151,20 @@ def secret() -> None:
 
 @secret.command("set")
 @click.argument("name")
+@click.argument("typed", nargs=-1, metavar="")
 @click.option("--file", type=click.File("rb"), help="Read the value from a file; - is stdin.")
 @click.option("--namespace", default="", help="Only for this namespace's jobs.")
 @project_option
 @online
-def set_secret(client: Client, name: str, file: IO[bytes] | None, namespace: str, project: str | None) -> None:
+def set_secret(
+    client: Client, name: str, typed: tuple[str, ...], file: IO[bytes] | None, namespace: str, project: str | None
+) -> None:
     """Set a secret. The value comes from a prompt, from stdin or --file: never from an argument others can see."""
     from agent.client import path
 
+    if typed:
+        command = f"{click.get_current_context().command_path} {name}"
+        fail(f"a value is no argument, for others can read those; pipe it in: `{command} < FILE`, or be asked", USAGE)
     if file is None and sys.stdin.isatty():
         value = click.prompt("value", hide_input=True, confirmation_prompt=True)
     else:
@@ -198,56 +211,24 @@ def list_secrets(client: Client, project: str | None, form: str) -> None:
 @online
 def delete_secret(client: Client, name: str, namespace: str, project: str | None) -> None:
     """Delete a secret."""
-    from agent.client import path
+    from agent.client import Refused, path
 
-    client.delete(path("projects", project_name(project), "secrets", name), namespace=namespace)
+    where = path("projects", project_name(project), "secrets")
+    try:
+        client.delete(f"{where}/{quote(name, safe='')}", namespace=namespace)
+    except Refused as error:
+        if error.code != "unknown_secret":
+            raise
+        refused(Refused(error.status, error.code, error.detail + _near(name, client.get(where)["secrets"], namespace)))
     click.echo(f"deleted {name}")
 
 
-@click.group(cls=LazyGroup)
-def cluster() -> None:
-    """The agents."""
+def _near(name: str, secrets: list[dict[str, str]], namespace: str) -> str:
+    """What may have been meant: the secret of that name elsewhere in the project, else the nearest one there."""
+    from agent.spec.document import nearest
 
-
-@cluster.command()
-@click.option("--watch", is_flag=True, help="Show it again every second, until interrupted.")
-@format_option
-@online
-def status(client: Client, watch: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
-    """The cluster as an agent sees it."""
-    try:
-        while True:
-            answer = client.get("/api/v1/cluster")
-            if watch and sys.stdout.isatty():
-                click.clear()
-            if form == "json":
-                output.show_json(answer)
-            else:
-                _show_cluster(answer)
-            if not watch:
-                return
-            time.sleep(WATCH_S)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-
-
-def _show_cluster(answer: dict[str, Any]) -> None:
-    click.echo(f"cluster {answer['cluster']}, generation {answer['generation']}, term {answer['term']}")
-    rows = [
-        (
-            one["id"],
-            one["role"],
-            one["state"],
-            one["http"],
-            f"{one['running']}/{one['slots']}",
-            ",".join(one["executors"]) or None,
-            one["match"],
-            one["version"],
-        )
-        for one in answer["agents"]
-    ]
-    output.table(["AGENT", "ROLE", "STATE", "HTTP", "SLOTS", "EXECUTORS", "INDEX", "VERSION"], rows)
-    mirror = answer["mirror"]
-    if mirror is not None:
-        state = mirror["error"] or f"{mirror['behind']} finished runs behind"
-        click.echo(f"database: {state}")
+    elsewhere = [one["namespace"] for one in secrets if one["name"] == name]
+    if elsewhere:
+        places = (f"with --namespace {one}" if one else "without --namespace" for one in elsewhere)
+        return f"; there is one {' and '.join(places)}"
+    return nearest(name, [one["name"] for one in secrets if one["namespace"] == namespace])

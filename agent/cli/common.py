@@ -7,7 +7,7 @@ import getpass
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 OK, RUN_FAILED, USAGE, UNREACHABLE, REFUSED = range(5)
 INTERRUPTED: Final = 130
+PIPE_CLOSED: Final = 141  # as a shell tells of SIGPIPE
+LISTED_MAX: Final = 10  # names told of many
 DEFAULT_HOST: Final = "http://127.0.0.1:9100"
 FOLDER: Final = "prime.folder"  # in the context that all commands share
 START: Final = "prime.start"
+WITHHELD: Final = "prime.withheld"
+UNAUTHORIZED: Final = 401
+PORT: Final = re.compile(r":[0-9]+(/|$)")
 AGO: Final = re.compile(r"([0-9.]+(h|m|s|ms))+")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +66,7 @@ def online(command: F) -> F:
 def refused(error: Refused) -> None:
     """Say why an agent said no, each problem with its place, and end with its exit code."""
     if not error.problems:
-        fail(f"{error.detail} ({error.code})", REFUSED)
+        fail(f"{error.detail} ({error.code}){_token_advice(error)}", REFUSED)
     show_problems(error.problems, folder_here())
     errors = sum(one["severity"] == "error" for one in error.problems)
     fail(f"the agent refused it: {count(errors, 'error')} ({error.code})", REFUSED)
@@ -70,6 +75,11 @@ def refused(error: Refused) -> None:
 def count(number: int, what: str) -> str:
     """`1 job`, `2 jobs`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b, c`; of many the first few."""
+    return ", ".join(names[:LISTED_MAX]) + (", ..." if len(names) > LISTED_MAX else "")
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -82,15 +92,64 @@ def make_client() -> Client:
     """A client of the agents that --host, PRIME_HOST or optimus.yaml name, else of the one on this machine."""
     from agent.client import Client
 
-    text = click.get_current_context().meta.get(HOST) or os.environ.get("PRIME_HOST") or _host_of_folder()
-    hosts = [_url(one.strip()) for one in (text or DEFAULT_HOST).split(",") if one.strip()]
+    named = click.get_current_context().meta.get(HOST) or os.environ.get("PRIME_HOST")
+    text = named or _host_of_folder()
+    hosts = [agent_url(one.strip()) for one in (text or DEFAULT_HOST).split(",") if one.strip()]
     if not hosts:
         fail(f"--host {text!r}: the URL of an agent is expected, such as {DEFAULT_HOST}", USAGE)
-    return Client(hosts, user_name())
+    token = _token(hosts, trusted=bool(named))
+    return Client(hosts, user_name(), token=token, tell=lambda note: output.note(f"note: {note}"))
 
 
-def _url(host: str) -> str:
-    return (host if "://" in host else f"http://{host}").rstrip("/")
+def agent_url(host: str) -> str:
+    """The URL that a host stands for. One without a scheme is an agent at its usual port, unless it names another."""
+    if "://" in host:
+        return host.rstrip("/")
+    host = host.rstrip("/")
+    return f"http://{host}" if PORT.search(host) else f"http://{host}:{DEFAULT_HOST.rpartition(':')[2]}"
+
+
+def _token(hosts: Iterable[str], *, trusted: bool) -> str:
+    """The user's token: of PRIME_TOKEN, else of the file that PRIME_TOKEN_FILE names, else of the usual one.
+
+    trusted: whether he has named the hosts himself. A folder's file names any it likes: none of them is sent a token,
+    unless it is on this machine.
+    """
+    from agent import token_file
+    from agent.errors import ConfigError
+
+    if not trusted and not all(_on_this_machine(host) for host in hosts):
+        click.get_current_context().meta[WITHHELD] = True
+        return ""
+    usual = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "prime" / "token"
+    given = os.environ.get("PRIME_TOKEN_FILE")
+    try:
+        if os.environ.get("PRIME_TOKEN"):
+            return token_file.check(os.environ["PRIME_TOKEN"].strip(), "PRIME_TOKEN")
+        if given:
+            return token_file.read(Path(given), "PRIME_TOKEN_FILE")
+        return token_file.read(usual, "the token") if usual.exists() else ""
+    except ConfigError as error:
+        fail(str(error), USAGE)
+
+
+def _on_this_machine(host: str) -> bool:
+    from urllib.parse import urlsplit
+
+    from agent.config import is_loopback
+
+    return is_loopback(urlsplit(host).hostname or "")
+
+
+def _token_advice(error: Refused) -> str:
+    """What to do about a missing, wrong or weak token."""
+    if error.status == UNAUTHORIZED and click.get_current_context().meta.get(WITHHELD):
+        return (
+            ". No token was sent, for only optimus.yaml names that address: name it yourself, by --host or PRIME_HOST"
+        )
+    if error.status == UNAUTHORIZED or error.code == "not_allowed":
+        return ". A token is taken from PRIME_TOKEN, the file PRIME_TOKEN_FILE names, or ~/.config/prime/token (0600)"
+    return ""
 
 
 def _host_of_folder() -> str:
@@ -138,7 +197,9 @@ def sound(folder: Folder) -> Folder:
     from agent.spec.errors import has_errors
 
     if has_errors(folder.problems):
-        show_problems([problem_view(one) for one in folder.problems], folder)
+        from agent.offline import folder_problems
+
+        show_problems([problem_view(one) for one in folder_problems(folder)], folder)
         fail("the project folder has errors", USAGE)
     assert folder.project is not None
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from agent.cli import output
-from agent.cli.common import INTERRUPTED
+from agent.cli.common import INTERRUPTED, PIPE_CLOSED
 
 if TYPE_CHECKING:
     from agent.client import Client
@@ -30,16 +31,23 @@ def wait_for_run(client: Client, run_id: str) -> dict[str, Any]:
     try:
         run: dict[str, Any] = client.get(path("runs", run_id))["run"]
         while run["finished_at"] is None:
-            run = client.patient(lambda: client.get(path("runs", run_id, "wait"), timeout=WAIT_S))["run"]
+            run = client.patient(lambda: client.poll(path("runs", run_id, "wait"), WAIT_S))["run"]
     except KeyboardInterrupt:
         leave(run_id)
     return run
 
 
-def leave(run_id: str) -> NoReturn:
-    """The user stopped watching."""
+def goes_on(run_id: str) -> None:
+    """Say what becomes of a run that nobody watches."""
     output.note(f"\nthe run goes on; see `prime run show {run_id}`, end it with `prime run cancel {run_id}`")
-    raise SystemExit(INTERRUPTED)
+
+
+def leave(run_id: str, code: int = INTERRUPTED) -> NoReturn:
+    """The user stopped watching. code: what the command ends with."""
+    goes_on(run_id)
+    if code == PIPE_CLOSED:
+        output.abandon()
+    raise SystemExit(code)
 
 
 def follow_run(
@@ -49,10 +57,13 @@ def follow_run(
 
     err: on stderr, where stdout is for the result. wanted: parameters of the logs. times: before each line of output.
     """
+    follower = _Follower(client, run_id, err, dict(wanted or {}), times)
     try:
-        return _Follower(client, run_id, err, dict(wanted or {}), times).follow()
+        return follower.follow()
     except KeyboardInterrupt:
         leave(run_id)
+    except BrokenPipeError:
+        leave(run_id, PIPE_CLOSED)
 
 
 def follow_instance(client: Client, run_id: str, instance: str, wanted: Mapping[str, Any], *, times: bool) -> None:
@@ -70,6 +81,8 @@ def follow_instance(client: Client, run_id: str, instance: str, wanted: Mapping[
                 output.note(GAP)
     except KeyboardInterrupt:
         leave(run_id)
+    except BrokenPipeError:
+        leave(run_id, PIPE_CLOSED)
 
 
 def line_bytes(line: Mapping[str, Any]) -> bytes:
@@ -135,9 +148,19 @@ class _Follower:
                 thread.join()
 
     def _output(self, name: str, attempt: int, number: int) -> None:
-        from agent.client import Client, ClientError, path
+        """Show the output of one attempt, in a thread of its own."""
+        try:
+            self._show_output(name, attempt, number)
+        except BrokenPipeError:
+            # The main thread waits for an event, perhaps for hours; and SIGINT is ignored in the background.
+            goes_on(self._run_id)
+            sys.stderr.flush()
+            os._exit(PIPE_CLOSED)
 
-        client = Client(list(self._client.hosts), self._client.user)
+    def _show_output(self, name: str, attempt: int, number: int) -> None:
+        from agent.client import ClientError, path
+
+        client = self._client.twin()
         where = path("runs", self._run_id, "instances", name, "logs")
         begun = {"stdout": "", "stderr": ""}  # lines whose end has not come yet
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import re
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from agent.cli import output
+from agent.cli.apply import apply_jobs, apply_project, no_more_here, read_jobs, sent
 from agent.cli.common import (
-    REFUSED,
     RUN_FAILED,
     USAGE,
     count,
     fail,
     format_option,
+    listed,
     moment,
     no_project,
     online,
@@ -31,6 +32,7 @@ from agent.cli.common import (
     show_applied,
     show_problems,
 )
+from agent.cli.complete import applied_jobs, folder_jobs
 from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
     from agent.spec.job import JobSpec
 
 T = TypeVar("T")
-APPLY_BATCH_BYTES: Final = 24 * 1024 * 1024  # of one request
 KEY_CHARACTERS_MAX: Final = 256
 ADHOC: Final = "adhoc"  # project and namespace of a spec that lies in none
+STDIN: Final = Path("-")
 PAIR: Final = re.compile(r",(?=\s*[A-Za-z_][A-Za-z0-9_.\-]*=)")  # a comma before the next NAME=
 
 
@@ -51,15 +53,15 @@ def job() -> None:
 
 
 @job.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=applied_jobs)
 @click.option("--at", help="The time the run stands for (RFC 3339); now if left out.", metavar="TIME")
 @click.option("--request-id", help="The same id and request always get the same run.", metavar="ID")
 @click.option("--config", multiple=True, help="Override values of the task's config.", metavar="K=V[,K=V...]")
 @click.option(
     "-f",
     "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Run a spec that was never applied.",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Run a spec that was never applied; - is stdin. Where it lies in no project, its project is adhoc.",
 )
 @click.option("--namespace", help="Namespace of a run with --file; else the one it lies in, else adhoc.")
 @click.option("--wait", is_flag=True, help="Wait for the end; the run's result is the exit code.")
@@ -144,23 +146,24 @@ def _adhoc(file: Path) -> tuple[dict[str, Any], str, str]:
     """A spec from its file, whatever it is called, with the namespace and the project it lies in."""
     from agent.folder import Folder, find_folder, load_project
 
-    root = find_folder(file)
+    root = find_folder(Path.cwd() if file == STDIN else file)
     folder = load_project(root) if root is not None else Folder(file.parent)
-    found = folder.job(file)
+    found = _from_stdin() if file == STDIN else folder.job(file)
     if folder.problems:
         show_problems([problem_view(one) for one in folder.problems], folder)
         fail(f"{file} cannot be run", USAGE)
-    return _sent(found), found.namespace or ADHOC, folder.project.name if folder.project is not None else ADHOC
+    return sent(found), found.namespace or ADHOC, folder.project.name if folder.project is not None else ADHOC
 
 
-def _sent(found: FolderJob) -> dict[str, Any]:
-    file = found.file
-    return {
-        "path": file.path,
-        "yaml": file.text,
-        "assets": {path: base64.b64encode(data).decode() for path, data in file.assets.items()},
-        "parents": [{"path": path, "yaml": text} for path, text in file.parents],
-    }
+def _from_stdin() -> FolderJob:
+    """A spec that lies in no folder: without assets, and in no namespace."""
+    from agent.folder import UNNAMED, FolderJob, JobOnDisk
+
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        fail(f"what came on stdin is not UTF-8: {error.reason}", USAGE)
+    return FolderJob(UNNAMED, JobOnDisk("<stdin>", text, {}, ()))
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
@@ -194,7 +197,7 @@ def list_jobs(client: Client, namespace: str | None, project: str | None, form: 
 
 
 @job.command()
-@click.argument("name")
+@click.argument("name", shell_complete=applied_jobs)
 @project_option
 @format_option
 @online
@@ -223,91 +226,18 @@ def apply(client: Client, where: Path, form: str) -> None:
     name = folder.project.name
     jobs = read_jobs(folder, where)
     apply_project(client, folder)
-    answers = apply_jobs(client, name, jobs)
-    for answer in answers:
-        show_applied(answer, folder)
+    answers = apply_jobs(client, folder, jobs)
     applied = [one for answer in answers for one in answer["jobs"]]
+    for answer in (*answers, {"notes": no_more_here(client, folder, where, applied)}):
+        show_applied(answer, folder)
     if form == "json":
         output.show_json({"project": name, "jobs": applied})
     else:
-        click.echo(f"applied {count(len(applied), 'job')} to project {name}: {', '.join(applied)}")
-
-
-def read_jobs(folder: Folder, where: Path) -> list[FolderJob]:
-    """The jobs below a path of a project. Ends with the exit code of a refusal where one has errors: none is sent."""
-    from agent.offline import doubled
-    from agent.spec.errors import Severity
-    from agent.spec.job import parse_job
-
-    jobs = list(folder.jobs(where if where.resolve() != folder.root.resolve() else None))
-    parsed = [parse_job(job.file.text, job.file.path, job.file.parents) for job in jobs]
-    found = [*folder.problems, *(problem for one in parsed for problem in one.problems)]
-    found += doubled(zip((job.file.path for job in jobs), parsed, strict=True))
-    errors = [problem_view(one) for one in found if one.severity is Severity.ERROR]
-    if errors:
-        show_problems(errors, folder)
-        fail(f"nothing was applied: {count(len(errors), 'error')}", REFUSED)
-    for job in jobs:
-        if not job.namespace:
-            fail(f"{folder.shown(job.file.path)} lies in no namespace of {folder.shown('optimus.yaml')}", USAGE)
-    if not jobs:
-        fail(f"there is no job.yaml in a namespace's folder below {where}", USAGE)
-    return jobs
-
-
-def apply_jobs(client: Client, project: str, jobs: list[FolderJob]) -> list[dict[str, Any]]:
-    """Send jobs, by namespace; returns the answers."""
-    from agent.client import path
-
-    by_namespace: dict[str, list[FolderJob]] = {}
-    for found in jobs:
-        by_namespace.setdefault(found.namespace, []).append(found)
-    return [
-        client.post(path("projects", project, "namespaces", namespace, "jobs"), {"specs": batch}, read_s=300)
-        for namespace, some in by_namespace.items()
-        for batch in _batches(some)
-    ]
-
-
-def _batches(jobs: list[FolderJob]) -> list[list[dict[str, Any]]]:
-    """Jobs in requests of a bounded size; each request is applied whole or not at all."""
-    batches: list[list[dict[str, Any]]] = [[]]
-    size = 0
-    for found in jobs:
-        own = sum(len(data) for data in found.file.assets.values()) + len(found.file.text)
-        if batches[-1] and size + own > APPLY_BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(_sent(found))
-        size += own
-    return batches
-
-
-def apply_project(client: Client, folder: Any) -> None:
-    """Tell the agent what optimus.yaml says."""
-    from agent.client import path
-
-    project = folder.project
-    client.put(
-        path("projects", project.name),
-        {
-            "config": project.config,
-            "variables": project.variables,
-            "presets": {
-                name: {
-                    key: value
-                    for key in ("size", "shift_by", "truncate_to", "location")
-                    if (value := getattr(preset.window, key))
-                }
-                for name, preset in folder.presets.items()
-            },
-            "namespaces": {one.name: {"config": one.config, "variables": one.variables} for one in project.namespaces},
-        },
-    )
+        click.echo(f"applied {count(len(applied), 'job')} to project {name}: {listed(applied)}")
 
 
 @job.command()
-@click.argument("name")
+@click.argument("name", shell_complete=applied_jobs)
 @click.option("--namespace", help="Its namespace; else where it is.")
 @project_option
 @online
@@ -350,15 +280,16 @@ def validate(where: Path, form: str) -> None:
 
 
 @job.command("compile")
-@click.argument("name")
+@click.argument("name", shell_complete=folder_jobs)
 @click.option("--at", required=True, help="The scheduled time (RFC 3339).", metavar="TIME")
 @click.option("--instance", help="A hook's name; the task if left out.")
 @format_option
 def compile_(name: str, at: str, instance: str | None, form: str) -> None:
     """Show what a job's task would find at a scheduled time. Needs no agent; secrets show as ***."""
     from agent import offline
-    from agent.spec.bundle import spec_of
+    from agent.spec.bundle import instance_name, spec_of
     from agent.spec.compile import MASK, rfc3339
+    from agent.spec.document import nearest
 
     moment = read_moment(at, "--at")
     folder, found, spec = _find(name)
@@ -367,7 +298,8 @@ def compile_(name: str, at: str, instance: str | None, form: str) -> None:
         try:
             spec_of(spec, instance)
         except KeyError:
-            fail(f"the job {name} has no instance {instance!r}", USAGE)
+            known = [spec.task.name, *(instance_name(spec, hook) for hook in spec.hooks)]
+            fail(f"the job {name} has no instance {instance!r}{nearest(instance, known)}", USAGE)
     compiled = _tried(folder, lambda: offline.compile_job(bundle, found, moment, instance))
     texts = {path: _text(data) for path, data in compiled.files.items()}
     if form == "json":
@@ -396,12 +328,12 @@ def _text(data: bytes) -> str | None:
 
 
 @job.command("next")
-@click.argument("name")
+@click.argument("name", shell_complete=folder_jobs)
 @click.option("--after", help="Ticks later than this (RFC 3339); now if left out.", metavar="TIME")
 @click.option("--count", "number", default=5, show_default=True, type=click.IntRange(1, 10_000))
 @format_option
 def next_(name: str, after: str | None, number: int, form: str) -> None:
-    """Show the next ticks of a job's schedule. Needs no agent."""
+    """Show the next ticks of a job's schedule; none where it has no schedule. Needs no agent."""
     from datetime import UTC, datetime
 
     from agent.offline import next_ticks
@@ -409,9 +341,13 @@ def next_(name: str, after: str | None, number: int, form: str) -> None:
 
     moment = datetime.now(UTC) if after is None else read_moment(after, "--after")
     folder, _found, spec = _find(name)
-    ticks = [rfc3339(tick) for tick in _tried(folder, lambda: next_ticks(spec, moment, number))]
+    scheduled = bool(spec.schedule.interval)
+    found = _tried(folder, lambda: next_ticks(spec, moment, number)) if scheduled else []
+    ticks = [rfc3339(tick) for tick in found]
     if form == "json":
         output.show_json({"ticks": ticks})
+    elif not scheduled:
+        click.echo(f"the job {name} has no schedule.interval: it runs only when asked")
     else:
         click.echo("\n".join(ticks) if ticks else "no more ticks")
 
@@ -433,6 +369,7 @@ def _find(name: str) -> tuple[Folder, FolderJob, JobSpec]:
 
 def _tried(folder: Folder, work: Callable[[], T]) -> T:
     """Do something with a spec; what is wrong with it ends the command with exit code 1."""
+    from agent.offline import folder_problems
     from agent.spec.errors import Severity, SpecError
 
     try:
@@ -443,5 +380,5 @@ def _tried(folder: Folder, work: Callable[[], T]) -> T:
         fail(f"the job has {count(errors, 'error')}", RUN_FAILED)
     except ValueError as error:
         # A plugin that seems not to be there may be one that could not be read.
-        show_problems([problem_view(one) for one in folder.problems], folder)
+        show_problems([problem_view(one) for one in folder_problems(folder)], folder)
         fail(str(error), RUN_FAILED)

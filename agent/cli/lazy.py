@@ -50,6 +50,16 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """As click does, but that who stops reading, as `head` does, is no failed run (exit code 1)."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            from agent.cli import common, output
+
+            output.abandon()
+            raise SystemExit(common.PIPE_CLOSED) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without loading anything that is lazy."""
         if not self.lazy:

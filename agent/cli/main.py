@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from agent import __version__
 from agent.cli.lazy import LazyGroup
 
 USAGE: Final = 2
@@ -21,19 +22,23 @@ COMMANDS: Final = {
     "secret": ("agent.cli.catalog:secret", "Secrets for templates"),
     "project": ("agent.cli.catalog:project", "Projects: variables, presets, namespaces"),
     "plugin": ("agent.cli.catalog:plugin", "Plugins: what tasks and hooks run"),
-    "cluster": ("agent.cli.catalog:cluster", "The agents"),
+    "cluster": ("agent.cli.cluster:cluster", "The agents, and the key they know each other by"),
+    "token": ("agent.cli.token:token", "Who may ask: tokens"),
     "agent": ("agent.cli.agent:agent", "Run an agent"),
-    "dev": ("agent.cli.agent:dev", "An agent for development, with the project one stands in"),
+    "dev": ("agent.cli.dev:dev", "Agents for development, with the project one stands in"),
+    "wal": ("agent.cli.wal:wal", "Look at the durable log of a stopped agent"),
     "completion": ("agent.cli.main:completion", "Shell completion"),
     "version": ("agent.cli.main:version", "The version"),
 }
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="prime %(version)s")
 def cli() -> None:
     """prime runs Optimus jobs.
 
-    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 no agent can be reached, 4 an agent refused.
+    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 no agent can be reached, 4 an agent refused; 130 interrupted, 141
+    nobody reads on.
     """
 
 
@@ -52,8 +57,6 @@ def completion(shell: str) -> None:
 @click.command()
 def version() -> None:
     """Print the version."""
-    from agent import __version__
-
     click.echo(f"prime {__version__}")
 
 

@@ -20,6 +20,7 @@ COLOURS: Final = {
     "up_for_retry": "yellow",
 }
 MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # what a terminal might act on
 FRACTION: Final = re.compile(r"\.\d+Z$")
 PREFIX_COLOURS: Final = ("cyan", "magenta", "blue", "yellow", "green")
 
@@ -60,6 +61,13 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def abandon() -> None:
+    """Nobody reads stdout any more: what is still to be written there goes nowhere, at the program's end too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def problems(found: Iterable[Mapping[str, Any]], texts: Mapping[str, str] | None = None) -> None:
     """Problems of texts, one after another, each with its line and a caret where the text is at hand."""
     for one in found:
@@ -83,7 +91,7 @@ def _excerpt(one: Mapping[str, Any], texts: Mapping[str, str]) -> None:
     if 1 <= one["line"] <= len(lines) and lines[one["line"] - 1].strip():
         line = lines[one["line"] - 1]
         before = "".join("\t" if letter == "\t" else " " for letter in line[: one["column"] - 1])
-        note(f"    {line}")
+        note(f"    {CONTROL.sub(chr(0xFFFD), line)}")
         note(f"    {before}^")
 
 

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from agent.cli import output
 from agent.cli.common import RUN_FAILED, USAGE, fail, format_option, moment, online
+from agent.cli.complete import applied_jobs, run_ids
 from agent.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from agent.client import Client
 
+F = TypeVar("F", bound=Callable[..., Any])
+STATES: Final = ("queued", "running", "success", "failed", "cancelled", "skipped", "upstream_failed")
+ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test")
+FILTERS: Final = ("project", "namespace", "job", "state", "origin", "since", "until", "cursor")
+IDS: Final = "The id of a run may be shortened to its first 4 characters or more."
+ALWAYS_OTHER: Final = frozenset({"pid", "container_id", "env.EXECUTION_TIME"})  # in any two runs, whatever was run
 
-@click.group(cls=LazyGroup)
+
+def run_argument(command: F) -> F:
+    """`RUN_ID`, whole or shortened, in either case of letters."""
+    return click.argument("run_id", callback=lambda _ctx, _param, text: text.lower(), shell_complete=run_ids)(command)
+
+
+@click.group(cls=LazyGroup, epilog=IDS)
 def run() -> None:
-    """Look at runs, end them, run them again. Ids may be shortened."""
+    """Look at runs, end them, run them again."""
 
 
 @run.command("list")
 @click.option("-p", "--project")
 @click.option("--namespace")
-@click.option("--job")
-@click.option("--state", help="queued, running, success, failed, cancelled, ...")
-@click.option("--origin", help="manual, schedule, pipeline, replay, test")
+@click.option("--job", shell_complete=applied_jobs)
+@click.option("--state", type=click.Choice(STATES))
+@click.option("--origin", type=click.Choice(ORIGINS))
 @click.option("--since", help="Created at or after: RFC 3339, or how long ago (90m).", metavar="TIME")
 @click.option("--until", help="Created before.", metavar="TIME")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
@@ -40,6 +54,8 @@ def list_runs(client: Client, form: str, **wanted: Any) -> None:
         if wanted[key] is not None:
             wanted[key] = moment(wanted[key], f"--{key}")
     answer = client.get(path("runs"), **wanted)
+    if not answer["runs"] and wanted["project"]:  # a name that is mistyped is no empty list
+        client.get(path("projects", wanted["project"], *(("jobs", wanted["job"]) if wanted["job"] else ())))
     if form == "json":
         output.show_json(answer)
         return
@@ -50,19 +66,22 @@ def list_runs(client: Client, form: str, **wanted: Any) -> None:
             one["state"],
             one["reason"],
             one["origin"],
+            one["scheduled_at"],
             one["created_at"],
             output.duration(one["started_at"], one["finished_at"]) or None,
             one["requested_by"],
         )
         for one in answer["runs"]
     ]
-    output.table(["RUN", "JOB", "STATE", "REASON", "ORIGIN", "CREATED", "TOOK", "BY"], rows)
+    output.table(["RUN", "JOB", "STATE", "REASON", "ORIGIN", "SCHEDULED", "CREATED", "TOOK", "BY"], rows)
+    if not rows:
+        output.note("no run is like that" if any(wanted[key] for key in FILTERS) else "there are no runs yet")
     if answer["next_cursor"]:
         output.note(f"there are more: --cursor {answer['next_cursor']}")
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @format_option
 @online
 def show(client: Client, run_id: str, form: str) -> None:
@@ -76,12 +95,12 @@ def show(client: Client, run_id: str, form: str) -> None:
         output.show_run(answer["run"])
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @click.option("--instance", help="Only this one's; else all, each line with its instance's name.")
 @click.option("--attempt", type=click.IntRange(1), help="Its number; the last if left out.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until it has ended.")
-@click.option("--tail", type=click.IntRange(0), help="Only the last so many lines.")
+@click.option("--tail", type=click.IntRange(0), help="Only the last N lines of each instance.", metavar="N")
 @click.option("--since", help="Only lines since then: RFC 3339, or how long ago (90m).", metavar="TIME")
 @click.option("--stream", type=click.Choice(["stdout", "stderr"]))
 @click.option("--timestamps", is_flag=True, help="With the time and stream of each line.")
@@ -151,64 +170,86 @@ def _after(answer: dict[str, Any], form: str, words: str) -> None:
         click.echo(f"{answer['run']['id']} {words}: {answer['run']['state']}")
 
 
-@run.command()
-@click.argument("run_id")
+assume_stopped_option = click.option(
+    "--assume-stopped", is_flag=True, help="You know that its work on a lost agent has ended."
+)
+
+
+@run.command(epilog=IDS)
+@run_argument
+@assume_stopped_option
 @format_option
 @online
-def cancel(client: Client, run_id: str, form: str) -> None:
+def cancel(client: Client, run_id: str, assume_stopped: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
     """End a run early. What runs is stopped first."""
     from agent.client import path
 
-    _after(client.post(path("runs", run_id, "cancel")), form, "is being cancelled")
+    body = {"assume_stopped": assume_stopped}
+    _after(client.post(path("runs", run_id, "cancel"), body), form, "is being cancelled")
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @click.option("--all", "everything", is_flag=True, help="Run again also what has succeeded.")
+@assume_stopped_option
 @format_option
 @online
-def retry(client: Client, run_id: str, everything: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
+def retry(client: Client, run_id: str, everything: bool, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
     """Run again what did not succeed. What was made before stays."""
     from agent.client import path
 
-    _after(client.post(path("runs", run_id, "retry"), {"only_failed": not everything}), form, "runs again")
+    body = {"only_failed": not everything, "assume_stopped": assume_stopped}
+    _after(client.post(path("runs", run_id, "retry"), body), form, "runs again")
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @click.option("--instance", multiple=True, help="Only this one; may be given again.")
 @click.option("--downstream", is_flag=True, help="With what comes after them.")
+@assume_stopped_option
 @format_option
 @online
-def clear(client: Client, run_id: str, instance: tuple[str, ...], downstream: bool, form: str) -> None:  # noqa: FBT001
+def clear(
+    client: Client,
+    run_id: str,
+    instance: tuple[str, ...],
+    downstream: bool,  # noqa: FBT001  click gives flags so
+    assume_stopped: bool,  # noqa: FBT001
+    form: str,
+) -> None:
     """Run instances again, whatever became of them."""
     from agent.client import path
 
-    body = {"instances": list(instance), "downstream": downstream}
+    body = {"instances": list(instance), "downstream": downstream, "assume_stopped": assume_stopped}
     _after(client.post(path("runs", run_id, "clear"), body), form, "runs again")
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @click.argument("state", type=click.Choice(["success", "failed"]))
 @click.option("--instance", required=True)
+@assume_stopped_option
 @format_option
 @online
-def mark(client: Client, run_id: str, state: str, instance: str, form: str) -> None:
+def mark(client: Client, run_id: str, state: str, instance: str, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
     """Give an unfinished instance a result by hand. What runs is stopped first."""
     from agent.client import path
 
-    answer = client.post(path("runs", run_id, "mark"), {"instance": instance, "state": state})
+    body = {"instance": instance, "state": state, "assume_stopped": assume_stopped}
+    answer = client.post(path("runs", run_id, "mark"), body)
     _after(answer, form, f"has {instance} marked {state}")
 
 
-@run.command()
-@click.argument("run_id")
-@click.argument("against", required=False)
+@run.command(epilog=IDS)
+@run_argument
+@click.argument("against", required=False, shell_complete=run_ids)
 @format_option
 @online
 def diff(client: Client, run_id: str, against: str | None, form: str) -> None:
-    """What differs between a run and another, or the run of its job before it."""
+    """What differs between a run and another, or the run of its job before it.
+
+    Left out are the time and the ids that each attempt has of its own; -o json has them too.
+    """
     from agent.client import path
 
     answer = client.get(path("runs", run_id, "diff"), against=against)
@@ -216,13 +257,36 @@ def diff(client: Client, run_id: str, against: str | None, form: str) -> None:
         output.show_json(answer)
         return
     click.echo(f"{answer['against']} -> {answer['run']}")
-    output.table(["WHAT", "BEFORE", "AFTER"], [(one["what"], one["before"], one["after"]) for one in answer["changes"]])
+    output.table(["WHAT", "BEFORE", "AFTER", "OF"], _changes(answer["changes"]))
+    names_of: dict[str, list[str]] = {}
     for name, text in answer["texts"].items():
-        click.echo(f"\n--- {name}\n{text}")
+        names_of.setdefault(text, []).append(name)
+    for text, names in names_of.items():
+        click.echo(f"\n--- {', '.join(names)}\n{text}")
 
 
-@run.command()
-@click.argument("run_id")
+def _changes(changes: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Rows of a table: what is another in several instances alike is one row, with their names."""
+    rows: dict[tuple[Any, ...], list[str]] = {}
+    for one in changes:
+        instance, what = _told_apart(one["what"])
+        if what not in ALWAYS_OTHER:
+            rows.setdefault((what, one["before"], one["after"]), []).append(instance)
+    return [(*row, ", ".join(instances) or "run") for row, instances in rows.items()]
+
+
+def _told_apart(what: str) -> tuple[str, str]:
+    """`sql.env.TABLE` -> (`sql`, `env.TABLE`); of the run itself, such as `state`, the instance is empty."""
+    for kind in (".env.", ".window."):
+        instance, found, rest = what.partition(kind)
+        if found:
+            return instance, kind[1:] + rest
+    instance, _dot, rest = what.rpartition(".")
+    return instance, rest
+
+
+@run.command(epilog=IDS)
+@run_argument
 @click.option("--instance")
 @click.option("--attempt", type=click.IntRange(1))
 @format_option
@@ -235,17 +299,22 @@ def assets(client: Client, run_id: str, instance: str | None, attempt: int | Non
     if form == "json":
         output.show_json(answer)
         return
+    shown: dict[tuple[str, str | None], str] = {}  # (path, text) -> the instance that it was shown of
     for one in answer["assets"]:
         click.echo(f"=== {one['instance']}, attempt {one['attempt']}, window {one['window']['start']} to "
                    f"{one['window']['end']}")  # fmt: skip
         for key, value in {**one["envs"], **one["secrets"]}.items():
             click.echo(f"{key}={value}")
         for name, text in one["assets"].items():
-            click.echo(f"--- {name}\n{text if text is not None else '(not a text)'}")
+            first = shown.setdefault((name, text), one["instance"])
+            if first != one["instance"]:
+                click.echo(f"--- {name}: the same as {first}'s")
+            else:
+                click.echo(f"--- {name}\n{text if text is not None else '(not a text)'}")
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @format_option
 @online
 def explain(client: Client, run_id: str, form: str) -> None:
@@ -260,8 +329,8 @@ def explain(client: Client, run_id: str, form: str) -> None:
     output.table(["INSTANCE", "STATE", "SINCE", "UNTIL", "WHY"], rows)
 
 
-@run.command()
-@click.argument("run_id")
+@run.command(epilog=IDS)
+@run_argument
 @format_option
 @online
 def wait(client: Client, run_id: str, form: str) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import catalog, lifecycle
+from agent.runtable import agents, catalog, lifecycle
 from agent.runtable import commands as c
+from agent.runtable.deadlines import FINISHED, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import (
     Attempt,
@@ -28,9 +29,13 @@ from agent.runtable.model import (
     RunState,
     tick_key,
 )
-from agent.runtable.table import DERIVED_TICK_ORIGINS, FINISHED, INSTANCE, REQUEST, RUN, Table, unpack_run
+from agent.runtable.placement import fits, takes
+from agent.runtable.table import DERIVED_TICK_ORIGINS, Table, unpack_run
+from agent.runtable.waiting import need_of
 
 FIRED_MAX: Final = 1000  # deadlines by one AdvanceTime; the rest fires with the next (P12)
+REQUEST_AGAIN_MS: Final = 3_600_000
+ASSUMED: Final = ", assumed stopped"  # of an operator's command, in the audit
 MARKS: Final = frozenset({InstanceState.SUCCESS, InstanceState.FAILED})
 
 
@@ -55,12 +60,21 @@ class Applied:
 
 REFUSALS: Final = {
     "undecodable": "the bytes are no command of this version",
+    "newer_level": "a command of a later release, which this one does not know",
     "exists": "it is there already",
     "stale": "the table has moved on since",
     "unknown_agent": "no such agent",
+    "removed_agent": "an agent with that id or node number was removed, and never returns",
+    "node_taken": "the id or the node number belongs to another agent",
+    "agent_lost": "the agent was declared lost; it returns once all its earlier work has ended",
+    "older_level": "the agent's release is older than what the cluster says by now; start it with the others' release",
+    "agent_busy": "the agent has open attempts; drain it, or wait until it is lost",
+    "last_agent": "it is the only agent that is left; stop it instead",
     "unknown_project": "no such project",
     "unknown_job": "no such job",
     "unknown_secret": "no such secret",
+    "unknown_token": "no such token",
+    "too_many_tokens": "there are as many tokens as there may be; delete one first",
     "unknown_run": "no such run",
     "unknown_instance": "the run has no such instance",
     "invalid": "the command contradicts itself",
@@ -70,13 +84,19 @@ REFUSALS: Final = {
     "run_ending": "the run is being ended",
     "not_final": "the instance has not ended",
     "instance_final": "the instance has ended",
+    "not_proven_stopped": "work of it may go on, on a lost agent; if it has ended, say so: `--assume-stopped`",
 }
 
 Handler = Callable[[Table, c.AnyCommand], str]
 
 
 def apply(table: Table, index: int, data: bytes) -> Applied:
-    """Apply the log entry `data` at `index`. Returns what it did; changes nothing but `table`."""
+    """Apply the log entry `data` at `index`. Returns what it did; changes nothing but `table`.
+
+    "newer_level" is the one that was not applied here and is elsewhere: the caller must apply nothing after it.
+    """
+    if c.level_of(data) > c.LEVEL:
+        return Applied(index, "newer_level")
     table.rows.index = index
     command = c.decode(data)
     if command is None:
@@ -86,6 +106,10 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
         return _submit(table, index, command)
     if isinstance(command, c.AdvanceTime):
         return Applied(index, finished=_advance(table))
+    if isinstance(command, c.AgentUp):
+        return _touch_all(table, index, agents.agent_up(table, command))
+    if isinstance(command, c.AgentLost):
+        return _touch_all(table, index, agents.agent_lost(table, command))
     code = HANDLERS[type(command)](table, command)
     run_id = getattr(command, "run_id", "")
     return Applied(index, code, run_id, _touch(table, run_id))
@@ -102,6 +126,11 @@ def _touch(table: Table, run_id: str) -> tuple[FinishedRun, ...]:
         return (finished,)
     table.size(f"run/{run_id}", run)
     return ()
+
+
+def _touch_all(table: Table, index: int, touched: agents.Touched) -> Applied:
+    code, run_ids = touched
+    return Applied(index, code, finished=tuple(one for run_id in run_ids for one in _touch(table, run_id)))
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -125,7 +154,7 @@ def _submit(table: Table, index: int, cmd: c.SubmitRun) -> Applied:
         rows.ticks[tick] = cmd.run_id
     if cmd.request:
         rows.requests[cmd.request] = Request(cmd.body_hash, cmd.run_id, rows.time_ms + cmd.keep_ms)
-        table.add_request(cmd.request)
+        table.deadlines.add_request(cmd.request)
     return Applied(index, "ok", cmd.run_id, _touch(table, cmd.run_id))
 
 
@@ -139,6 +168,8 @@ def _refuse_submit(table: Table, cmd: c.SubmitRun) -> str | None:
         return "invalid"
     if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
         return "table_full"  # P12
+    if cmd.request and len(rows.requests) >= rows.limits.requests_max:
+        return "table_full"
     return None
 
 
@@ -187,12 +218,14 @@ def _assign(table: Table, cmd: c.Assign) -> str:
     if agent is None:
         return "unknown_agent"
     held = len(table.assigned.get(cmd.agent, ()))
-    if agent.lost or agent.epoch != cmd.epoch or held >= agent.slots:
+    if not takes(agent) or agent.epoch != cmd.epoch or held >= agent.slots or not fits(agent, need_of(instance.plan)):
         return "stale"
     if (run.id, instance.plan.name) not in table.ready or cmd.number != len(instance.attempts) + 1:
         return "stale"
-    instance.attempts.append(Attempt(cmd.number, cmd.agent, cmd.epoch, table.rows.time_ms))
+    fenceable = instance.plan.executor not in agent.unfenceable
+    instance.attempts.append(Attempt(cmd.number, cmd.agent, cmd.epoch, table.rows.time_ms, fenceable=fenceable))
     run.state = RunState.RUNNING
+    table.rows.hold_ms = 0  # its leader has waited
     table.index_instance(run, instance)
     return "ok"
 
@@ -223,7 +256,8 @@ def _started(table: Table, cmd: c.InstanceStarted) -> str:
         return "stale"
     attempt.state = AttemptState.RUNNING
     _note(run, attempt, cmd, cmd.started_at_ms)
-    lifecycle.enter(table, run, instance, InstanceState.RUNNING)
+    if instance.state is not InstanceState.UNKNOWN:  # a late word of a lost agent, which is still lost
+        lifecycle.enter(table, run, instance, InstanceState.RUNNING)
     return "ok"
 
 
@@ -253,9 +287,12 @@ def _cancel(table: Table, cmd: c.CancelRun) -> str:
     run = table.rows.runs.get(cmd.run_id)
     if run is None:
         return "run_final" if cmd.run_id in table.rows.finished else "unknown_run"
-    if run.cancelled_by is None:
-        run.cancelled_by = cmd.who
-        _audit(table, run, cmd.who, cmd.via, "cancel")
+    unheard = any(instance.state is InstanceState.UNKNOWN for instance in run.instances)
+    if unheard and not cmd.assume_stopped:
+        return "not_proven_stopped"
+    if unheard or run.cancelled_by is None:
+        run.cancelled_by = run.cancelled_by or cmd.who  # the first; the audit has them all
+        _audit(table, run, cmd.who, cmd.via, f"cancel{ASSUMED if unheard else ''}")
         lifecycle.stop(table, run, run.instances, Reason.CANCELLED)
     return "ok"
 
@@ -271,7 +308,10 @@ def _mark(table: Table, cmd: c.MarkInstance) -> str:
         return "run_ending"
     if instance.final:
         return "instance_final"
-    _audit(table, run, cmd.who, cmd.via, f"mark {cmd.instance} {cmd.state}")
+    unheard = instance.state is InstanceState.UNKNOWN
+    if unheard and not cmd.assume_stopped:
+        return "not_proven_stopped"
+    _audit(table, run, cmd.who, cmd.via, f"mark {cmd.instance} {cmd.state}{ASSUMED if unheard else ''}")
     if instance.open_attempt is None:
         lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
     else:
@@ -298,8 +338,9 @@ def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
         return "stale"
     if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
         return "table_full"
-    if not _clearable(run, cmd.instances):
-        return "unknown_instance"
+    code = _refuse_clear(run, cmd)
+    if code is not None:
+        return code
     del rows.finished[cmd.run_id]
     run.state, run.reason, run.finished_at_ms, run.cancelled_by = RunState.RUNNING, None, None, None
     run.deadline_ms = rows.time_ms + run.timeout_ms
@@ -307,19 +348,25 @@ def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
     return _clear_instances(table, run, cmd)
 
 
-def _clearable(run: Run, names: tuple[str, ...]) -> bool:
-    return bool(names) and all(run.instance(name) is not None for name in names)
+def _refuse_clear(run: Run, cmd: c.ClearRun) -> str | None:
+    chosen = [run.instance(name) for name in cmd.instances]
+    if not chosen or None in chosen:
+        return "unknown_instance"
+    unproven = any(one is not None and one.unproven for one in chosen)
+    return "not_proven_stopped" if unproven and not cmd.assume_stopped else None
 
 
 def _clear_instances(table: Table, run: Run, cmd: c.ClearRun) -> str:
-    if not _clearable(run, cmd.instances):
-        return "unknown_instance"
+    code = _refuse_clear(run, cmd)
+    if code is not None:
+        return code
     if run.ending:
         return "run_ending"
     chosen = [instance for instance in run.instances if instance.plan.name in cmd.instances]
     if not all(instance.final for instance in chosen):
         return "not_final"
-    _audit(table, run, cmd.who, cmd.via, f"{cmd.what} {' '.join(cmd.instances)}")
+    assumed = any(instance.unproven for instance in chosen)
+    _audit(table, run, cmd.who, cmd.via, f"{cmd.what} {' '.join(cmd.instances)}{ASSUMED if assumed else ''}")
     for instance in chosen:
         instance.clears = len(instance.attempts)
         instance.mark = None
@@ -346,7 +393,7 @@ def _advance(table: Table) -> tuple[FinishedRun, ...]:
     """Fire what is due. Bounded: what is left stays due, and the planner says so again."""
     finished: list[FinishedRun] = []
     for _ in range(FIRED_MAX):
-        deadline = table.pop_due(table.rows.time_ms)
+        deadline = table.deadlines.pop_due(table.rows.time_ms)
         if deadline is None:
             break
         _due_ms, kind, key, name = deadline
@@ -387,12 +434,12 @@ def _instance_due(table: Table, run_id: str, name: str) -> tuple[FinishedRun, ..
 
 
 def _request_due(table: Table, key: str) -> None:
-    """A request is remembered its time, and as long as its run (P2)."""
+    """A request is remembered its time, and as long as its run (P2): while that is there it is looked at again."""
     rows = table.rows
     request = rows.requests[key]
     if request.run_id in rows.runs:
-        rows.requests[key] = Request(request.body_hash, request.run_id, rows.time_ms + rows.limits.request_keep_ms)
-        table.add_request(key)
+        rows.requests[key] = Request(request.body_hash, request.run_id, rows.time_ms + REQUEST_AGAIN_MS)
+        table.deadlines.add_request(key)
     else:
         del rows.requests[key]
 
@@ -402,13 +449,17 @@ HANDLERS: Final = cast(
     {
         c.Found: catalog.found,
         c.SetLimits: catalog.set_limits,
-        c.AgentUp: catalog.agent_up,
+        c.SetLeaseTerms: agents.set_lease_terms,
+        c.AgentDraining: agents.agent_draining,
+        c.AgentRemoved: agents.agent_removed,
         c.PutProject: catalog.put_project,
         c.PutPlugins: catalog.put_plugins,
         c.PutJobs: catalog.put_jobs,
         c.DeleteJob: catalog.delete_job,
         c.PutSecret: catalog.put_secret,
         c.DeleteSecret: catalog.delete_secret,
+        c.PutToken: catalog.put_token,
+        c.DeleteToken: catalog.delete_token,
         c.Assign: _assign,
         c.InstanceStarted: _started,
         c.InstanceEnded: _ended,

@@ -1,15 +1,17 @@
-"""The cluster itself and what users apply to it: agents, limits, projects, plugins, jobs, secrets.
+"""The cluster itself and what users apply to it: limits, projects, plugins, jobs, secrets, tokens.
 
 Handlers of `apply.py`: each takes the table and a command and returns a code, "ok" or why nothing was changed.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from agent.runtable import commands as c
-from agent.runtable.model import Agent, FrozenRow, Namespace, Project, Row, secret_key
+from agent.runtable.model import FrozenRow, Namespace, Project, Row, secret_key
 from agent.runtable.table import Table
+
+TOKENS_MAX: Final = 256  # each is compared with what a request brings (P12)
 
 
 def found(table: Table, cmd: c.Found) -> str:
@@ -23,23 +25,6 @@ def found(table: Table, cmd: c.Found) -> str:
 def set_limits(table: Table, cmd: c.SetLimits) -> str:
     """New limits bind from here on."""
     table.rows.limits = cmd.limits
-    table.rebuild()  # deadlines of what is kept were computed from the old limits
-    return "ok"
-
-
-def agent_up(table: Table, cmd: c.AgentUp) -> str:
-    """An agent is there (again); its epoch goes on."""
-    known = table.rows.agents.get(cmd.agent.id)
-    agent = cmd.agent
-    table.rows.agents[agent.id] = Agent(
-        agent.id,
-        known.epoch if known is not None else 1,
-        agent.address,
-        agent.http,
-        agent.slots,
-        agent.executors,
-        agent.version,
-    )
     return "ok"
 
 
@@ -120,4 +105,25 @@ def delete_secret(table: Table, cmd: c.DeleteSecret) -> str:
         return "unknown_secret"
     del table.rows.secrets[key]
     table.size(f"secret/{key}", None)
+    return "ok"
+
+
+def put_token(table: Table, cmd: c.PutToken) -> str:
+    """Add a token. Also in a full table: who runs the cluster must be able to ask."""
+    tokens = table.rows.tokens
+    if cmd.name in tokens:
+        return "exists"
+    if len(tokens) >= TOKENS_MAX:
+        return "too_many_tokens"
+    tokens[cmd.name] = cmd.token
+    table.size(f"token/{cmd.name}", cmd.token)
+    return "ok"
+
+
+def delete_token(table: Table, cmd: c.DeleteToken) -> str:
+    """Delete a token."""
+    if cmd.name not in table.rows.tokens:
+        return "unknown_token"
+    del table.rows.tokens[cmd.name]
+    table.size(f"token/{cmd.name}", None)
     return "ok"

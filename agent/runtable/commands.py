@@ -2,9 +2,16 @@
 
 A command is a frozen struct in tagged array form. It carries its time, names the state it expects, and is a recorded
 no-op where it does not find it. Bytes that do not decode are the same no-op on every replica: `decode` never raises.
+
+    command   level u8, 1 to 127 | msgpack          without the level, as in older logs: level 1
+
+The *feature level* (`LEVELS`) says which programs know a command. A new one, and an old one that is to say or do
+something else, is a new class with a new level: for a program without it, it would be a no-op, and tables would part.
 """
 
 from __future__ import annotations
+
+from typing import Final, get_args
 
 import msgspec
 
@@ -14,12 +21,14 @@ from agent.runtable.model import (
     InstancePlan,
     InstanceState,
     Job,
+    LeaseTerms,
     Limits,
     Namespace,
     Origin,
     Plugin,
     Reason,
     Secret,
+    Token,
 )
 
 
@@ -42,10 +51,44 @@ class SetLimits(Command, frozen=True):
     limits: Limits
 
 
+class SetLeaseTerms(Command, frozen=True):
+    """New terms of leases. Losses still count by the old ones until what was granted by them has run out."""
+
+    terms: LeaseTerms
+
+
 class AgentUp(Command, frozen=True):
-    """An agent is there (again) with this address, these slots and executors. Its epoch is the table's business."""
+    """An agent is there: a new one, or one that is known, with this address, these slots, labels and executors.
+
+    Epoch, drain and loss in `agent` are not looked at: they are the table's business.
+    clean: the agent's word that all work of `epoch` and of earlier ones which can be fenced has ended. One that was
+    lost returns by it alone, with the next epoch; a word that comes late says nothing of an epoch lost since.
+    epoch: 0 = whichever was lost last, as in logs of before.
+    """
 
     agent: Agent
+    clean: bool = False
+    epoch: Count = 0
+
+
+class AgentLost(Command, frozen=True):
+    """The agent's lease has run out, and its work was stopped or waits by its job's choice (`OnAgentLost`)."""
+
+    agent: str
+    epoch: Count
+
+
+class AgentDraining(Command, frozen=True):
+    """Give the agent nothing more, or something again. What it has goes on."""
+
+    agent: str
+    on: bool
+
+
+class AgentRemoved(Command, frozen=True):
+    """Take an agent out for ever: it was lost, or has no open attempts."""
+
+    agent: str
 
 
 class PutProject(Command, frozen=True):
@@ -94,6 +137,19 @@ class DeleteSecret(Command, frozen=True):
 
     project: str
     namespace: str
+    name: str
+
+
+class PutToken(Command, frozen=True):
+    """Let who has this token ask. A name is given once: to change anything, delete it and make another."""
+
+    name: str
+    token: Token
+
+
+class DeleteToken(Command, frozen=True):
+    """Let nobody ask with it any more."""
+
     name: str
 
 
@@ -164,11 +220,15 @@ class InstanceEnded(Command, frozen=True):
 
 
 class CancelRun(Command, frozen=True):
-    """End a run early. What runs is stopped first; what waits is cancelled at once."""
+    """End a run early. What runs is stopped first; what waits is cancelled at once.
+
+    assume_stopped: the operator's word that work on lost agents has ended; without it such a run is not cancelled.
+    """
 
     run_id: str
     who: str
     via: str
+    assume_stopped: bool = False
 
 
 class ClearRun(Command, frozen=True):
@@ -177,6 +237,7 @@ class ClearRun(Command, frozen=True):
     instances: their names. record: the packed run, where it has left the table already; b"" = it is in the table.
     ended_index: where that record says it ended, so that an older end of the same run is not taken for its last.
     what: the operator's verb, for the audit ("retry", "clear").
+    assume_stopped: the operator's word that work which was given up without proof has ended.
     """
 
     run_id: str
@@ -186,16 +247,21 @@ class ClearRun(Command, frozen=True):
     who: str
     via: str
     what: str
+    assume_stopped: bool = False
 
 
 class MarkInstance(Command, frozen=True):
-    """Give an unfinished instance a result by hand. What runs is stopped first."""
+    """Give an unfinished instance a result by hand. What runs is stopped first.
+
+    assume_stopped: the operator's word that its work on a lost agent has ended; without it that is not marked.
+    """
 
     run_id: str
     instance: str
     state: InstanceState
     who: str
     via: str
+    assume_stopped: bool = False
 
 
 class AdvanceTime(Command, frozen=True):
@@ -205,13 +271,19 @@ class AdvanceTime(Command, frozen=True):
 AnyCommand = (
     Found
     | SetLimits
+    | SetLeaseTerms
     | AgentUp
+    | AgentLost
+    | AgentDraining
+    | AgentRemoved
     | PutProject
     | PutPlugins
     | PutJobs
     | DeleteJob
     | PutSecret
     | DeleteSecret
+    | PutToken
+    | DeleteToken
     | SubmitRun
     | Assign
     | InstanceStarted
@@ -222,18 +294,28 @@ AnyCommand = (
     | AdvanceTime
 )
 
+LEVEL: Final = 1  # the highest that this program knows
+LEVELS: Final[dict[type[Command], int]] = dict.fromkeys(get_args(AnyCommand), 1)  # those of later levels: | {...}
+_NO_LEVEL: Final = 0x80  # a first byte from here on is that of a msgpack array
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyCommand] = msgspec.msgpack.Decoder(AnyCommand)
 
 
 def encode(command: AnyCommand) -> bytes:
     """The bytes of a command, as they stand in the log."""
-    return _encoder.encode(command)
+    return bytes((LEVELS[type(command)],)) + _encoder.encode(command)
+
+
+def level_of(data: bytes) -> int:
+    """The feature level of an encoded command, known to this program or not."""
+    return data[0] if data and data[0] < _NO_LEVEL else 1
 
 
 def decode(data: bytes) -> AnyCommand | None:
-    """The command in `data`, or None where it is none: the same no-op on every replica."""
+    """The command in `data`, or None where it is none: the same no-op on every replica that knows its level."""
     try:
-        return _decoder.decode(data)
+        command = _decoder.decode(data if data and data[0] >= _NO_LEVEL else memoryview(data)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # a ValidationError is a DecodeError
         return None
+    return command if LEVELS[type(command)] == level_of(data) else None  # as for a program that knows no higher one

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
 
 from agent.runtable.lifecycle import tries
-from agent.runtable.model import INSTANCE_FINAL, Instance, InstanceKind, InstanceState, Run
+from agent.runtable.model import INSTANCE_FINAL, Agent, Instance, InstanceKind, InstanceState, Reason, Run
+from agent.runtable.placement import fits, takes
 from agent.runtable.table import Table
+from agent.runtable.waiting import Need, need_of
+
+_NONE: Final[Mapping[tuple[str, int], Unproven]] = MappingProxyType({})
+_ALL_HEARD: Final[Mapping[str, int]] = MappingProxyType({})
+NAMES_MAX: Final = 5  # of agents in one sentence
+STOP_GRACE_MS: Final = 10_000  # between SIGTERM and SIGKILL, as the worker asks for it
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One instance's answer. since_ms, until_ms: milliseconds since the epoch; until_ms None = the run's deadline."""
+    """One instance's answer. since_ms, until_ms: milliseconds since the epoch.
+
+    until_ms: None = it has ended, or waits for something that has no end of its own.
+    """
 
     instance: str
     state: str
@@ -20,20 +34,87 @@ class Explanation:
     until_ms: int | None
 
 
-def explain(table: Table, run: Run) -> list[Explanation]:
-    """One line for each instance of the run, in order. A final one says how it came to that."""
-    return [
-        Explanation(i.plan.name, i.state, _why(table, run, i), i.since_ms, i.due_ms if not i.final else None)
-        for i in run.instances
-    ]
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """An attempt whose end its agent cannot prove, so that it stays open (P3). since_ms: as in `Explanation`."""
+
+    since_ms: int
+    error: str
+
+
+def explain(
+    table: Table,
+    run: Run,
+    unproven: Mapping[tuple[str, int], Unproven] = _NONE,
+    silent_ms: Mapping[str, int] = _ALL_HEARD,
+) -> list[Explanation]:
+    """One line for each instance of the run, in order. A final one says how it came to that.
+
+    unproven: what is known of attempts that cannot be proven ended, by (instance, number).
+    silent_ms: for how long the leader has not heard an agent, of those where that is worth a word.
+    """
+    return [_explanation(table, run, i, unproven, silent_ms) for i in run.instances]
+
+
+def _explanation(
+    table: Table,
+    run: Run,
+    instance: Instance,
+    unproven: Mapping[tuple[str, int], Unproven],
+    silent_ms: Mapping[str, int],
+) -> Explanation:
+    name, attempt = instance.plan.name, instance.open_attempt
+    stuck = unproven.get((name, attempt.number)) if attempt is not None else None
+    if attempt is None or stuck is None:
+        why = _why(table, run, instance)
+        if attempt is not None and attempt.agent in silent_ms:
+            seconds = silent_ms[attempt.agent] // 1000
+            why += f"; the leader has not heard that agent for {seconds} s, and calls it lost if that goes on"
+        return Explanation(name, instance.state, why, instance.since_ms, _until_ms(run, instance))
+    since = datetime.fromtimestamp(stuck.since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    why = (
+        f"attempt {attempt.number} on {attempt.agent} cannot be proven to have ended, since {since}: {stuck.error}. It "
+        "stays open, as its work may still run, and is stopped again and again until that is proven"
+    )
+    return Explanation(name, instance.state, why, instance.since_ms, None)
+
+
+def _until_ms(run: Run, instance: Instance) -> int | None:
+    """The deadline of what it waits for: its own, that of its stop, or else the run's."""
+    if instance.final:
+        return None
+    attempt = instance.open_attempt
+    if attempt is not None and attempt.stop_wanted is not None and instance.state is not InstanceState.UNKNOWN:
+        return _stop_asked_ms(run, instance, attempt.stop_wanted) + STOP_GRACE_MS
+    return run.deadline_ms if instance.due_ms is None else min(instance.due_ms, run.deadline_ms)
+
+
+def _stop_asked_ms(run: Run, instance: Instance, reason: Reason) -> int:
+    """When a stop was asked for: by someone, who is on record, or by a deadline."""
+    if reason is Reason.TIMEOUT:
+        own_ms = run.deadline_ms if instance.plan.timeout_ms is None else instance.since_ms + instance.plan.timeout_ms
+        return min(own_ms, run.deadline_ms)
+    if reason is Reason.QUEUE_TIMEOUT:
+        return instance.since_ms + run.queue_timeout_ms
+    asked = "cancel" if reason is Reason.CANCELLED else f"mark {instance.plan.name} "
+    return max((one.at_ms for one in run.audit if one.what.startswith(asked)), default=instance.since_ms)
 
 
 def _why(table: Table, run: Run, instance: Instance) -> str:
     attempt = instance.open_attempt
     if instance.final:
         return _why_final(run, instance)
+    if instance.state is InstanceState.UNKNOWN:
+        assert attempt is not None
+        return (
+            f"{instance.message} (attempt {attempt.number}): waits for that agent's word, for an operator who cancels "
+            "or marks it and says that it is assumed to be stopped, or for the end of the run's time"
+        )
     if attempt is not None and attempt.stop_wanted is not None:
-        return f"being stopped ({attempt.stop_wanted}): attempt {attempt.number} on {attempt.agent} has not ended yet"
+        return (
+            f"being stopped ({attempt.stop_wanted}): attempt {attempt.number} on {attempt.agent} has not ended yet; "
+            "it is killed when its grace is over"
+        )
     if instance.state is InstanceState.PENDING:
         return _why_pending(run, instance)
     if instance.state is InstanceState.UP_FOR_RETRY:
@@ -76,12 +157,67 @@ def _open(run: Run, name: str) -> bool:
 
 
 def _why_not_assigned(table: Table, instance: Instance) -> str:
-    executor = instance.plan.executor
-    able = [a for a in table.rows.agents.values() if executor in a.executors and not a.lost]
+    """The first of what keeps it from an agent: no engine, no label, nobody there, no slot."""
+    need = need_of(instance.plan)
+    executor, constraints = need
+    agents = sorted(table.rows.agents.values(), key=lambda agent: agent.id)
+    with_engine = [agent for agent in agents if executor in agent.executors]
+    if not with_engine:
+        return f"{no_agent_has(table, executor)}; waits until one has"
+    suited = [agent for agent in with_engine if fits(agent, need)]
+    if not suited:
+        missing = [f"{label}={value}" for label, value in constraints if not _any_has(with_engine, label, value)]
+        labels = missing or [f"{label}={value}" for label, value in constraints]
+        which = f"has {_labels(labels)}" if missing else f"has all of {_labels(labels)}"
+        return f"no agent with executor {executor!r} {which}; waits until one has"
+    able = [agent for agent in suited if takes(agent)]
+    out = "; ".join(_out(suited))
     if not able:
-        return f"no agent has the executor {executor!r}"
+        return f"waits for an agent {_with(need)}: {out}"
+    if table.rows.hold_ms:
+        return (
+            "waits: the cluster was recovered or restored, and agents it had before may still run work; a leader gives "
+            f"out nothing before it has led for {table.rows.hold_ms / 1000:g} s"
+        )
+    if any(len(table.assigned.get(agent.id, ())) < agent.slots for agent in able):
+        return "is about to be assigned"
+    full = f"all {len(able)} agents {_with(need)} are full" if len(able) > 1 else f"agent {able[0].id} is full"
     slots = sum(agent.slots for agent in able)
-    held = sum(len(table.assigned.get(agent.id, ())) for agent in able)
-    if held >= slots:
-        return f"waits for a slot: all {slots} of the agents with executor {executor!r} are taken"
-    return "is about to be assigned"
+    return f"waits for a slot: {full} ({slots} slot{'s' if slots != 1 else ''}){'; ' if out else ''}{out}"
+
+
+def _any_has(agents: list[Agent], label: str, value: str) -> bool:
+    return any(agent.labels.get(label) == value for agent in agents)
+
+
+def _labels(labels: list[str]) -> str:
+    return f"the label{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
+
+
+def _with(need: Need) -> str:
+    executor, constraints = need
+    labels = [f"{label}={value}" for label, value in constraints]
+    return f"with executor {executor!r}" + (f" and {_labels(labels)}" if labels else "")
+
+
+def _out(agents: list[Agent]) -> list[str]:
+    """Who of these is given nothing, and why."""
+    lost = [agent.id for agent in agents if agent.lost]
+    draining = [agent.id for agent in agents if agent.draining and not agent.lost]
+    return [_are(names, what) for names, what in ((lost, "lost"), (draining, "draining")) if names]
+
+
+def _are(names: list[str], what: str) -> str:
+    told = ", ".join(names[:NAMES_MAX]) + (f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else "")
+    return f"agent{'s' if len(names) > 1 else ''} {told} {'are' if len(names) > 1 else 'is'} {what}"
+
+
+def agents_with(table: Table, executor: str) -> list[Agent]:
+    """The agents that can be given work of this executor: they are there, and its engine has answered them."""
+    return [agent for agent in table.rows.agents.values() if executor in agent.executors and not agent.lost]
+
+
+def no_agent_has(table: Table, executor: str) -> str:
+    """What is told where `agents_with` finds nobody, with what there is instead."""
+    ready = sorted({name for agent in table.rows.agents.values() if not agent.lost for name in agent.executors})
+    return f"no agent has the executor {executor!r} ready (ready: {', '.join(ready) or 'none'})"

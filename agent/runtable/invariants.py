@@ -5,16 +5,22 @@ Tests call it after each command, on every replica. It reads the rows and compar
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from agent.runtable.deadlines import SPARE
 from agent.runtable.model import (
     INSTANCE_FINAL,
     Attempt,
     AttemptState,
     Instance,
     InstanceState,
+    Reason,
     Run,
     RunState,
+    TableImage,
 )
 from agent.runtable.table import Table
+from agent.runtable.waiting import need_of
 
 OPEN_STATES = frozenset({InstanceState.SCHEDULED, InstanceState.RUNNING, InstanceState.UNKNOWN})
 
@@ -25,10 +31,14 @@ def check(table: Table) -> None:
     for run_id, run in rows.runs.items():
         assert run.id == run_id, run_id
         _check_run(run)
+        for instance in run.instances:
+            _check_owner(rows, run, instance)
         assert run_id not in rows.finished, f"{run_id}: in the table and finished"
     for request in rows.requests.values():
         assert request.run_id, "a request without its run"
+    _check_agents(rows)
     _check_indexes(table)
+    _check_waiting(table)
 
 
 def _check_run(run: Run) -> None:
@@ -64,9 +74,42 @@ def _check_instance(run: Run, instance: Instance) -> None:
         assert instance.due_ms is not None, f"{where}: waits for a slot without a deadline (P1)"
     if instance.state is InstanceState.UP_FOR_RETRY:
         assert instance.due_ms is not None, f"{where}: waits for its retry without a deadline (P1)"
-    if instance.final or instance.state is InstanceState.PENDING:
+    if instance.final or instance.state in {InstanceState.PENDING, InstanceState.UNKNOWN}:
         assert instance.due_ms is None, f"{where}: has a deadline it cannot need"
     assert instance.clears <= len(instance.attempts), where
+
+
+def _check_owner(rows: TableImage, run: Run, instance: Instance) -> None:
+    """An instance is unknown exactly while its work is on a lost agent, and only where it may outlive that (P3)."""
+    attempt, unknown = instance.open_attempt, instance.state is InstanceState.UNKNOWN
+    where = f"{run.id}/{instance.plan.name} ({instance.state})"
+    if attempt is None:
+        assert not unknown, f"{where}: unknown, but its work has ended"
+        return
+    agent = rows.agents.get(attempt.agent)
+    assert unknown == (agent is None or agent.lost), f"{where}: on {attempt.agent}, which is {agent}"
+    waits = instance.outlives_loss
+    assert waits or not unknown, f"{where}: nobody waits for it"
+    assert not (unknown and run.reason is Reason.TIMEOUT), f"{where}: unknown, and no deadline is left (P1)"
+    if agent is not None:
+        assert attempt.epoch <= agent.epoch, f"{where}: of an epoch to come"
+        assert waits or attempt.epoch == agent.epoch, f"{where}: outlives the loss of its agent"
+
+
+def _check_agents(rows: TableImage) -> None:
+    nodes: dict[int, str] = {}
+    gone = {one.node for one in rows.removed.values()}
+    for agent_id, agent in rows.agents.items():
+        assert agent.id == agent_id, agent_id
+        assert agent.epoch >= 1, f"{agent_id}: epochs count from 1"
+        assert agent.lost == (agent.lost_at_ms is not None), f"{agent_id}: lost, or not"
+        assert agent_id not in rows.removed, f"{agent_id}: has returned from a removal"
+        if agent.node:
+            assert agent.node not in gone, f"{agent_id}: its node has returned from a removal"
+            assert agent.node not in nodes, f"{agent_id} and {nodes[agent.node]}: one node"
+            nodes[agent.node] = agent_id
+    known = [agent.level for agent in rows.agents.values()]
+    assert not known or min(known) == rows.level, f"the cluster's level is {rows.level}, the agents know {known}"
 
 
 def _check_attempt(where: str, attempt: Attempt) -> None:
@@ -76,6 +119,7 @@ def _check_attempt(where: str, attempt: Attempt) -> None:
         assert attempt.reason is None, f"{where}: succeeded with a reason"
     if attempt.state in {AttemptState.FAILED, AttemptState.CANCELLED}:
         assert attempt.reason is not None, f"{where}: failed without a reason (P11)"
+    assert not (attempt.unproven and attempt.open), f"{where}: given up, but open"
 
 
 def _check_indexes(table: Table) -> None:
@@ -86,12 +130,50 @@ def _check_indexes(table: Table) -> None:
     assert table.bytes_used == fresh.bytes_used, "bytes (P12)"
     assert table.sizes == fresh.sizes, "sizes (P12)"
     missing = set(fresh.deadlines) - set(table.deadlines)
-    assert not {d for d in missing if fresh.meaningful(d)}, f"deadlines that would never fire (P1): {missing}"
+    assert not {d for d in missing if fresh.deadlines.meaningful(d)}, f"deadlines that would never fire (P1): {missing}"
+    rows = table.rows
+    due = len(rows.runs) + sum(len(run.instances) for run in rows.runs.values()) + len(rows.finished)
+    assert len(table.deadlines) <= 2 * (due + SPARE) + len(rows.requests), "deadlines that outlive their rows (P12)"
+    ended = [row.finished_at_ms for row in rows.finished.values()]
+    assert ended == sorted(ended), "finished runs are not in their order"
 
 
-def check_step(before: dict[str, InstanceState], after: Run) -> None:
-    """What must hold between two tables: a final instance stays as it is unless it was cleared (P4)."""
+def _check_waiting(table: Table) -> None:
+    """The planner's index has what is ready, each where it belongs and in its turn."""
+    found = set()
+    instances = {(run.id, i.plan.name): i for run in table.rows.runs.values() for i in run.instances}
+    for need, lines in table.waiting.needs.items():
+        assert lines, f"{need}: empty"
+        turns = [line.turn for line in lines.values()]
+        assert turns == sorted(set(turns)), f"{need}: out of turn"
+        for job, line in lines.items():
+            assert line.keys, f"{need} {job}: empty"
+            since_ms = 0
+            for run_id, name in line.keys:
+                run, instance = table.rows.runs[run_id], instances[run_id, name]
+                assert (need_of(instance.plan), (run.project, run.job)) == (need, job), f"{run_id}: in a wrong line"
+                assert instance.since_ms >= since_ms, f"{run_id}/{name}: before one that waits longer"
+                since_ms = instance.since_ms
+                found.add((run_id, name))
+    assert found == set(table.ready), "waiting"
+
+
+def check_attempts(before: Run, after: Run) -> None:
+    """What must hold of attempts between two tables: none goes, an ended one stays, a wish to stop is never unset."""
+    for old, new in zip(before.instances, after.instances, strict=True):
+        where = f"{after.id}/{new.plan.name}"
+        assert len(new.attempts) >= len(old.attempts), f"{where}: an attempt has gone (P4)"
+        for one, now in zip(old.attempts, new.attempts, strict=False):
+            assert one.open or one == now, f"{where}: attempt {one.number} had ended, and was changed (P4)"
+            assert (one.agent, one.epoch) == (now.agent, now.epoch), f"{where}: attempt {one.number} has a new owner"
+            assert one.seq <= now.seq, f"{where}: attempt {one.number} has forgotten what its owner said"
+            if one.stop_wanted is not None:
+                assert now.stop_wanted is one.stop_wanted, f"{where}: attempt {one.number} is not to stop any more"
+
+
+def check_step(before: dict[str, InstanceState], after: Run, cleared: Collection[str] = ()) -> None:
+    """What must hold between two tables: a final instance stays as it is unless the command cleared it (P4)."""
     for instance in after.instances:
         old = before.get(instance.plan.name)
-        if old in INSTANCE_FINAL and instance.clears == 0:
+        if old in INSTANCE_FINAL and instance.plan.name not in cleared:
             assert instance.state is old, f"{after.id}/{instance.plan.name}: was {old}, is {instance.state} (P4)"

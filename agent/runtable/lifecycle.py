@@ -19,6 +19,7 @@ from agent.runtable.model import (
     Instance,
     InstanceKind,
     InstanceState,
+    OnAgentLost,
     Reason,
     Run,
     RunState,
@@ -59,7 +60,7 @@ def enter(
     if state is InstanceState.SCHEDULED:
         instance.due_ms = now_ms + run.queue_timeout_ms
     elif state is InstanceState.RUNNING and instance.plan.timeout_ms is not None:
-        instance.due_ms = now_ms + instance.plan.timeout_ms
+        instance.due_ms = now_ms + instance.plan.timeout_ms  # see `regain` for the other way to this state
     elif state is InstanceState.UP_FOR_RETRY:
         instance.due_ms = now_ms + _delay_ms(run, instance)
     table.index_instance(run, instance)
@@ -121,17 +122,62 @@ def _state(run: Run, name: str) -> InstanceState:
 
 
 def stop(table: Table, run: Run, instances: Iterable[Instance], reason: Reason) -> None:
-    """End these instances: what waits is cancelled at once, what may be running is asked to stop first (P3)."""
+    """End these instances: what waits is cancelled at once, what may be running is asked to stop first (P3).
+
+    Work on a lost agent hears nobody. It is given up: an operator says that it has ended, or the run's time is over.
+    """
     for instance in instances:
         attempt = instance.open_attempt
         if attempt is not None:
             attempt.stop_wanted = attempt.stop_wanted or reason
+            if instance.state is InstanceState.UNKNOWN:
+                _close_unheard(table, run, instance, attempt, unproven=reason is Reason.TIMEOUT)
         elif instance.state in WAITING:
             enter(table, run, instance, InstanceState.CANCELLED, reason)
 
 
-def close_attempt(table: Table, run: Run, instance: Instance, attempt: Attempt, reason: Reason | None) -> None:
-    """The work of an attempt has ended; decide what that leads to. reason None = it succeeded."""
+def lose(table: Table, run: Run, instance: Instance, attempt: Attempt) -> None:
+    """The agent of an open attempt is lost: do what the job wants, or what a stop that was asked for says.
+
+    What cannot be fenced waits, whatever the job wants: nobody knows whether it goes on (P3).
+    """
+    if not instance.outlives_loss:
+        _close_unheard(table, run, instance, attempt, unproven=False)
+    elif run.reason is Reason.TIMEOUT:  # there is no later deadline to wait for (P1)
+        _close_unheard(table, run, instance, attempt, unproven=True)
+    else:
+        why = "" if attempt.fenceable else f": the executor {instance.plan.executor} cannot be fenced"
+        message = f"the agent {attempt.agent} is lost, and the work may go on there{why}"
+        enter(table, run, instance, InstanceState.UNKNOWN, Reason.AGENT_LOST, message)
+
+
+def regain(table: Table, run: Run, instance: Instance, attempt: Attempt) -> None:
+    """The agent of an unknown instance is back, and its work in its hands again. A time-out counts from the start."""
+    if attempt.state is AttemptState.ASSIGNED:
+        enter(table, run, instance, InstanceState.SCHEDULED)
+        return
+    enter(table, run, instance, InstanceState.RUNNING)
+    assert attempt.started_at_ms is not None
+    if instance.due_ms is not None:
+        instance.due_ms -= max(0, table.rows.time_ms - attempt.started_at_ms)
+        table.index_instance(run, instance)
+
+
+def _close_unheard(table: Table, run: Run, instance: Instance, attempt: Attempt, *, unproven: bool) -> None:
+    """End an attempt without its agent's word."""
+    attempt.finished_at_ms = table.rows.time_ms
+    attempt.unproven = unproven
+    attempt.message = f"the agent {attempt.agent} was lost" + (", and the work may go on there" if unproven else "")
+    close_attempt(table, run, instance, attempt, Reason.AGENT_LOST, heard=False)
+
+
+def close_attempt(
+    table: Table, run: Run, instance: Instance, attempt: Attempt, reason: Reason | None, *, heard: bool = True
+) -> None:
+    """The work of an attempt has ended; decide what that leads to.
+
+    reason: None = it succeeded.  heard: its agent has said so.
+    """
     if reason is None:
         attempt.state = AttemptState.SUCCESS
         enter(table, run, instance, instance.mark or InstanceState.SUCCESS)
@@ -139,11 +185,11 @@ def close_attempt(table: Table, run: Run, instance: Instance, attempt: Attempt, 
     attempt.reason = attempt.stop_wanted or reason
     attempt.state = AttemptState.CANCELLED if attempt.reason in BY_HAND else AttemptState.FAILED
     attempt.counts = attempt.reason not in LOST
-    state, why = _after_failure(run, instance, attempt.reason)
+    state, why = _after_failure(run, instance, attempt.reason, heard=heard)
     enter(table, run, instance, state, why, attempt.message)
 
 
-def _after_failure(run: Run, instance: Instance, reason: Reason) -> tuple[InstanceState, Reason]:
+def _after_failure(run: Run, instance: Instance, reason: Reason, *, heard: bool) -> tuple[InstanceState, Reason]:
     if instance.mark is not None:
         return instance.mark, Reason.MARKED
     if run.cancelled_by is not None:  # cancel beats retry (R9)
@@ -152,11 +198,20 @@ def _after_failure(run: Run, instance: Instance, reason: Reason) -> tuple[Instan
         return InstanceState.FAILED, Reason.TIMEOUT
     if reason is Reason.QUEUE_TIMEOUT or len(instance.attempts) - instance.clears >= MAX_ATTEMPTS:
         return InstanceState.FAILED, reason
+    if instance.plan.on_agent_lost is OnAgentLost.FAIL and _may_have_begun(instance, reason, heard=heard):
+        return InstanceState.FAILED, reason
     if reason in LOST:
         return InstanceState.SCHEDULED, reason
     if tries(instance) <= instance.plan.retry.count:
         return InstanceState.UP_FOR_RETRY, reason
     return InstanceState.FAILED, reason
+
+
+def _may_have_begun(instance: Instance, reason: Reason, *, heard: bool) -> bool:
+    """Whether a loss may have cut work short: not where the agent itself says that nothing had begun."""
+    last = instance.last
+    assert last is not None
+    return not heard or (reason in LOST and last.started_at_ms is not None)
 
 
 def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
@@ -171,7 +226,9 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
     row = FinishedRow(run.project, run.job, run.scheduled_at_ms, run.origin, run.state, rows.index, run.finished_at_ms)
     table.add_finished(run.id, row)
     while len(rows.finished) > rows.limits.finished_max:
-        table.forget_finished(next(iter(rows.finished)))
+        oldest = table.deadlines.oldest_finished()
+        assert oldest is not None
+        table.forget_finished(oldest)
     return FinishedRun(run, pack_run(run))
 
 

@@ -1,7 +1,8 @@
 """The rows of the run table and their words (ARCHITECTURE.md, "One idea").
 
-Rows are msgspec structs in array form: what is in memory is what is in a snapshot, and a field added at the end with a
-default reads old snapshots. They are mutable, and `apply.py` is the only module that mutates them.
+Rows are msgspec structs in array form: what is in memory is what is in a snapshot (`image.py`), and a field added at
+the end with a default reads old snapshots. `apply.py` is the only module that changes them: a `FrozenRow` is replaced;
+what is changed in place, a `Row`, has its size counted again after it (`Table.size`).
 
 Times are milliseconds since the epoch, UTC.
 """
@@ -76,6 +77,14 @@ class Origin(StrEnum):
     TEST = "test"
 
 
+class OnAgentLost(StrEnum):
+    """What a job wants of an attempt whose agent is lost; `lifecycle.lose` carries it out."""
+
+    RERUN = "rerun"  # a new attempt at once, which uses up no retry: the work was stopped before the loss was declared
+    FAIL = "fail"  # the instance has failed, without retry
+    WAIT = "wait"  # the work runs on, the instance is unknown: the agent, an operator or the run's time-out ends it
+
+
 class InstanceKind(StrEnum):
     """The place of an instance in its run."""
 
@@ -104,10 +113,11 @@ MAX_ATTEMPTS = 100  # of one instance: an attempt that keeps killing its agent m
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # bounded, so that sums of what was committed still encode
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Level = Annotated[int, msgspec.Meta(ge=1, le=127)]
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """Base of all rows: compact in memory and on disk, and never part of a reference cycle."""
+    """Base of the rows that are changed in place: compact in memory and on disk, never part of a reference cycle."""
 
 
 class FrozenRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -128,6 +138,7 @@ class InstancePlan(FrozenRow, frozen=True):
 
     after: names of the instances that come before it.
     plugin: the name the user wrote; `name` differs from it only where a hook is called like the task.
+    constraints: (label, value), sorted: what an agent must have to be given the instance.
     """
 
     name: str
@@ -137,6 +148,8 @@ class InstancePlan(FrozenRow, frozen=True):
     executor: str = "docker"
     retry: RetryPolicy = RetryPolicy()
     timeout_ms: Count | None = None
+    on_agent_lost: OnAgentLost = OnAgentLost.RERUN
+    constraints: tuple[tuple[str, str], ...] = ()
 
 
 class Attempt(Row):
@@ -145,6 +158,8 @@ class Attempt(Row):
     seq: the highest number of the owner's journal that was applied; anything not above it is a repetition.
     stop_wanted: set once and never unset; the worker stops the work and says how it ended.
     counts: whether its failure uses up a retry (a lost agent's does not).
+    unproven: it was given up at a deadline, and its work may go on: nobody has said that it has ended.
+    fenceable: its executor's work ends with its agent's lease (`Agent.unfenceable`, as it was given out).
     """
 
     number: int
@@ -162,6 +177,8 @@ class Attempt(Row):
     compiled: str | None = None
     facts: dict[str, str] = {}
     counts: bool = True
+    unproven: bool = False
+    fenceable: bool = True
 
     @property
     def open(self) -> bool:
@@ -202,6 +219,17 @@ class Instance(Row):
         """The attempt whose work may still be there; there is at most one (P3)."""
         last = self.last
         return last if last is not None and last.open else None
+
+    @property
+    def outlives_loss(self) -> bool:
+        """Whether the work of its newest attempt may go on when its agent is lost: by choice, or none can end it."""
+        last = self.last
+        return self.plan.on_agent_lost is OnAgentLost.WAIT or (last is not None and not last.fenceable)
+
+    @property
+    def unproven(self) -> bool:
+        """Whether work may go on of an attempt since its last clear, which was given up at a deadline."""
+        return any(attempt.unproven for attempt in self.attempts[self.clears :])
 
 
 class Audit(FrozenRow, frozen=True):
@@ -276,7 +304,15 @@ class Request(FrozenRow, frozen=True):
 
 
 class Agent(Row):
-    """One agent of the cluster. epoch: counts its losses and returns."""
+    """One agent of the cluster.
+
+    epoch: counts its losses and returns, from 1.  slots: how many attempts it takes at a time.
+    level: the highest feature level of commands that its program knows (`commands.LEVELS`).
+    lost, lost_at_ms: it was declared lost, and when; it is given nothing until it returns, with the next epoch.
+    node: its number among the members of the log, 0 = not known.  labels: what `constraints` are compared with.
+    draining: it is given nothing more, and what it has goes on to its end.
+    unfenceable: of `executors` those whose work nobody else can end, so that a loss proves nothing of it.
+    """
 
     id: str
     epoch: int
@@ -286,6 +322,19 @@ class Agent(Row):
     executors: tuple[str, ...]
     version: str
     lost: bool = False
+    node: Count = 0
+    labels: dict[str, str] = {}
+    draining: bool = False
+    lost_at_ms: int | None = None
+    level: Level = 1
+    unfenceable: tuple[str, ...] = ()
+
+
+class Removed(FrozenRow, frozen=True):
+    """What is kept of an agent that was removed: its id and its node's number never return."""
+
+    node: Count
+    at_ms: int
 
 
 class Namespace(FrozenRow, frozen=True):
@@ -330,6 +379,28 @@ class Secret(FrozenRow, frozen=True):
     updated_at_ms: int
 
 
+class Role(StrEnum):
+    """What the bearer of a token may do."""
+
+    VIEWER = "viewer"  # read
+    USER = "user"  # and change projects, jobs, secrets, runs
+    ADMIN = "admin"  # and the cluster and its tokens
+
+
+class Token(FrozenRow, frozen=True):
+    """Who may ask. digest: SHA-256 of the token, hexadecimal; the token itself is nowhere.
+
+    last: its last characters, by which its owner knows it. expires_at_ms: None = it is good until it is deleted.
+    """
+
+    role: Role
+    digest: str
+    last: str
+    created_at_ms: Count
+    created_by: str
+    expires_at_ms: Count | None = None
+
+
 class Limits(FrozenRow, frozen=True):
     """What the table may hold (P12). Sizes in bytes of encoded rows, counted in `apply`."""
 
@@ -338,10 +409,60 @@ class Limits(FrozenRow, frozen=True):
     finished_max: Count = 200_000
     finished_keep_ms: Count = 365 * 86_400_000
     request_keep_ms: Count = 86_400_000
+    agents_max: Count = 1_000
+    removed_max: Count = 10_000
+    requests_max: Count = 500_000
+
+
+class LeaseTerms(FrozenRow, frozen=True):
+    """How long an agent may let its attempts run unheard, and how long it takes until they are known to be stopped.
+
+    ttl_ms: of a lease.  stop_ms: from the lease's end, or the request to stop, to the kill.  kill_ms: what detection,
+    the engine and the death take.  rho_permille: how much faster or slower than time a clock may go.
+    """
+
+    ttl_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)] = 10_000
+    stop_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 3_000
+    kill_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 2_000
+    rho_permille: Annotated[int, msgspec.Meta(ge=0, le=500)] = 10
+
+    @property
+    def margin_ms(self) -> int:
+        """How long after the ttl a lost agent's work is stopped for certain, in milliseconds by the leader's clock.
+
+        ttl * ((1+rho)/(1-rho) - 1) + (1+rho)/(1-rho) * (stop+kill), rounded up: the agent's clock may be slow and the
+        leader's fast.
+        """
+        slow, fast = 1000 - self.rho_permille, 1000 + self.rho_permille
+        return -(-((fast - slow) * self.ttl_ms + fast * (self.stop_ms + self.kill_ms)) // slow)
+
+    @property
+    def loss_ms(self) -> int:
+        """How long an agent must have been unheard before it is lost: ttl + margin, in milliseconds."""
+        return self.ttl_ms + self.margin_ms
+
+
+class Leases(FrozenRow, frozen=True):
+    """The terms in force. before: the longest that leases granted earlier may have, which bind to before_until_ms."""
+
+    terms: LeaseTerms = LeaseTerms()
+    before: LeaseTerms | None = None
+    before_until_ms: int = 0
+
+    def loss_ms(self, now_ms: int) -> int:
+        """How long an agent must have been unheard at `now_ms` before it is lost, by the longer of what binds."""
+        if self.before is None or now_ms >= self.before_until_ms:
+            return self.terms.loss_ms
+        return max(self.terms.loss_ms, self.before.loss_ms)
 
 
 class TableImage(Row):
-    """What a snapshot holds: every row, and nothing that can be derived from rows."""
+    """What a snapshot holds: every row, and nothing that can be derived from rows.
+
+    hold_ms: a leader assigns nothing before it has led for so long: the table is that of a recovered or restored
+    cluster, and agents which are no members any more may still run work (P3). The first assignment ends it.
+    level: every agent knows commands up to this feature level, lost ones too. It never falls: the log may hold them.
+    """
 
     index: int = 0
     time_ms: int = 0
@@ -358,6 +479,11 @@ class TableImage(Row):
     requests: dict[str, Request] = {}
     ticks: dict[str, str] = {}
     high_water: dict[str, int] = {}
+    removed: dict[str, Removed] = {}
+    leases: Leases = Leases()
+    tokens: dict[str, Token] = {}
+    hold_ms: Count = 0
+    level: Level = 1
 
 
 def secret_key(project: str, namespace: str, name: str) -> str:

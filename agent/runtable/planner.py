@@ -1,38 +1,42 @@
 """What the leader proposes next, derived from the table alone: (table, now) -> commands.
 
-Work is proportional to what changed: only instances that wait for a slot and deadlines that are due are looked at.
+Work is proportional to what changed: what is due is taken from the top of a heap, what waits is taken in turn until the
+slots or the step are full, and all that waits for the same kind of agent is passed by at once where none is free. A
+step looks at every agent and at every kind of need, never at every instance, run or job.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
+import zlib
+from collections.abc import Container, Iterator
+from itertools import islice
 from typing import Final
 
 from agent.runtable.commands import AdvanceTime, AnyCommand, Assign
 from agent.runtable.model import Agent
+from agent.runtable.placement import fits, takes
 from agent.runtable.table import Table
+from agent.runtable.waiting import InstanceKey
 
 ASSIGN_MAX: Final = 256  # by one step, so that a step stays short
 
 
-def plan(table: Table, now_ms: int) -> list[AnyCommand]:
-    """What to propose at `now_ms`. Proposing it twice is harmless: the second is a no-op."""
+def plan(
+    table: Table, now_ms: int, unheard: Container[int] = frozenset(), led_ms: float = math.inf
+) -> list[AnyCommand]:
+    """What to propose at `now_ms`. Proposing it twice is harmless: the second is a no-op.
+
+    unheard: nodes of agents that the leader does not hear now: what they were given would wait for them. led_ms: for
+    how long it leads (`TableImage.hold_ms`).
+    """
     commands: list[AnyCommand] = []
     due_ms = table.due_ms()
     if due_ms is not None and due_ms <= now_ms:
         commands.append(AdvanceTime(now_ms))
-    free = _free_slots(table)
-    for run_id, name in table.ready:
-        if not free or len(commands) >= ASSIGN_MAX:
-            break
-        instance = table.rows.runs[run_id].instance(name)
-        assert instance is not None
-        agent = _choose(table, free, instance.plan.executor)
-        if agent is None:
-            continue
-        free[agent.id] -= 1
-        if not free[agent.id]:
-            del free[agent.id]
-        commands.append(Assign(now_ms, run_id, name, len(instance.attempts) + 1, agent.id, agent.epoch))
+    if led_ms >= table.rows.hold_ms:
+        commands += islice(_assignments(table, now_ms, unheard), ASSIGN_MAX - len(commands))
     return commands
 
 
@@ -41,19 +45,51 @@ def next_deadline_ms(table: Table) -> int | None:
     return table.due_ms()
 
 
-def _free_slots(table: Table) -> dict[str, int]:
-    """Free slots by agent, of those that have any."""
+def _assignments(table: Table, now_ms: int, unheard: Container[int]) -> Iterator[Assign]:
+    """Job by job in turn, over all needs that an agent with a free slot fits, until the slots are taken."""
+    free = _free_slots(table, unheard)
+    agents = table.rows.agents
+    able = [[agents[name] for name in free if fits(agents[name], need)] for need in table.waiting.needs] if free else []
+    queues = [table.waiting.in_turn(need) for need, some in zip(table.waiting.needs, able, strict=False) if some]
+    able = [some for some in able if some]
+    heads = [(*next(queue), number) for number, queue in enumerate(queues)]
+    heapq.heapify(heads)
+    while heads:
+        _turn, key, number = heads[0]
+        agent = _choose(able[number], free, key)
+        if agent is None:  # whoever waits behind it needs the same
+            heapq.heappop(heads)
+            continue
+        free[agent.id] -= 1
+        yield _assign(table, now_ms, key, agent)
+        following = next(queues[number], None)
+        if following is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (*following, number))
+
+
+def _assign(table: Table, now_ms: int, key: InstanceKey, agent: Agent) -> Assign:
+    run_id, name = key
+    instance = table.rows.runs[run_id].instance(name)
+    assert instance is not None
+    return Assign(now_ms, run_id, name, len(instance.attempts) + 1, agent.id, agent.epoch)
+
+
+def _free_slots(table: Table, unheard: Container[int]) -> dict[str, int]:
+    """Free slots by agent, of those that have any and are given something."""
     free = {}
     for agent in table.rows.agents.values():
         count = agent.slots - len(table.assigned.get(agent.id, ()))
-        if count > 0 and not agent.lost:
+        if count > 0 and takes(agent) and agent.node not in unheard:
             free[agent.id] = count
     return free
 
 
-def _choose(table: Table, free: dict[str, int], executor: str) -> Agent | None:
-    """The agent with most free slots among those that have the executor; the lowest id where equal."""
-    able = [agent_id for agent_id in free if executor in table.rows.agents[agent_id].executors]
-    if not able:
+def _choose(able: list[Agent], free: dict[str, int], key: InstanceKey) -> Agent | None:
+    """The agent with most free slots; among equals the instance's name decides, which spreads them. None = all full."""
+    most = max(free[agent.id] for agent in able)
+    if not most:
         return None
-    return table.rows.agents[min(able, key=lambda agent_id: (-free[agent_id], agent_id))]
+    equal = [agent for agent in able if free[agent.id] == most]
+    return equal[zlib.crc32("/".join(key).encode()) % len(equal)]

@@ -6,29 +6,29 @@ Rows are the state; indexes only make work proportional to what changed, and are
 
 from __future__ import annotations
 
-import heapq
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import msgspec
 
+from agent.runtable.deadlines import Deadlines
+from agent.runtable.image import Image, ImageReader
 from agent.runtable.model import (
     FinishedRow,
     Instance,
     InstanceState,
     Origin,
-    Reason,
+    Row,
     Run,
     TableImage,
     tick_key,
 )
+from agent.runtable.waiting import Waiting
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_image_decoder: Final = msgspec.msgpack.Decoder(TableImage)
 _run_decoder: Final = msgspec.msgpack.Decoder(Run)
 
-# Kinds of deadlines, in the order in which they fire when they fall together.
-RUN, INSTANCE, REQUEST, FINISHED = range(4)
-Deadline = tuple[int, int, str, str]  # due_ms, kind, run id or key, instance name
+FREED_AT_ONCE: Final = 1000  # rows and keys
 
 DERIVED_TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY})
 
@@ -36,8 +36,11 @@ DERIVED_TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY})
 class Table:
     """The rows and their indexes.
 
-    ready: instances that may be assigned, oldest first.  assigned: per agent, the instances it has open attempts of.
-    bytes_used: encoded size of all runs, jobs, plugins, projects and secrets (P12).
+    ready: instances that may be assigned, oldest first; waiting: the same, as the planner serves them.
+    assigned: per agent, the instances it has open attempts of.
+    bytes_used: encoded size of all runs, jobs, plugins, projects, secrets and tokens (P12).
+    encoded: of these the ones that are changed in place, as they are now; `size` keeps it so. An image takes these
+    bytes and shares the other rows, which are replaced and never changed.
     """
 
     def __init__(self, image: TableImage | None = None) -> None:
@@ -45,23 +48,38 @@ class Table:
         self.rebuild()
 
     @classmethod
-    def load(cls, data: bytes) -> Table:
-        """The table in a snapshot. Raises msgspec.DecodeError on bytes that `dump` did not make."""
-        return cls(_image_decoder.decode(data))
+    def load(cls, chunks: Iterable[bytes]) -> Table:
+        """The table in a snapshot. Raises msgspec.DecodeError on bytes that no `image` has made."""
+        loader = TableLoader()
+        for chunk in chunks:
+            loader.feed(chunk)
+        return loader.finish()
+
+    def image(self) -> Image:
+        """The rows as they are now, for a snapshot: its chunks may be taken in another thread while the table goes on.
+
+        Takes milliseconds, whatever the rows' size.
+        """
+        return Image(self.rows, self.encoded)
 
     def dump(self) -> bytes:
-        """The rows as one snapshot."""
-        return _encoder.encode(self.rows)
+        """The whole image: the same rows give the same bytes."""
+        return b"".join(self.image())
 
     def due_ms(self) -> int | None:
         """The earliest deadline, None where nothing waits for time."""
-        return self.deadlines[0][0] if self.deadlines else None
+        return self.deadlines.due_ms()
 
     # The rest is for `apply`.
 
     def size(self, key: str, row: object) -> None:
         """Count the encoded size of a row that was put or changed. row None = it was deleted."""
-        size = len(_encoder.encode(row)) + len(key) if row is not None else 0
+        data = _encoder.encode(row) if row is not None else b""
+        size = len(data) + len(key) if row is not None else 0
+        if isinstance(row, Row):
+            self.encoded[key] = data
+        else:
+            self.encoded.pop(key, None)
         self.bytes_used += size - self.sizes.get(key, 0)
         if size:
             self.sizes[key] = size
@@ -78,27 +96,21 @@ class Table:
             self.assigned.get(attempt.agent, set()).discard(key)
         if instance.state is InstanceState.SCHEDULED and instance.open_attempt is None:
             self.ready.setdefault(key)
-        else:
-            self.ready.pop(key, None)
-        if instance.due_ms is not None:
-            heapq.heappush(self.deadlines, (instance.due_ms, INSTANCE, run.id, instance.plan.name))
+            self.waiting.add(run, instance)
+        elif key in self.ready:
+            del self.ready[key]
+            self.waiting.remove(run, instance, served=instance.open_attempt is not None)
+        self.deadlines.add_instance(run, instance)
 
     def add_run(self, run: Run) -> None:
         """Put a run into the table."""
         self.rows.runs[run.id] = run
-        heapq.heappush(self.deadlines, (run.deadline_ms, RUN, run.id, ""))
-
-    def add_request(self, key: str) -> None:
-        """Note when a remembered request may be forgotten."""
-        heapq.heappush(self.deadlines, (self.rows.requests[key].keep_ms, REQUEST, key, ""))
+        self.deadlines.add_run(run)
 
     def add_finished(self, run_id: str, row: FinishedRow) -> None:
         """Keep the small row of a finished run."""
         self.rows.finished[run_id] = row
-        heapq.heappush(self.deadlines, (self._forget_ms(row), FINISHED, run_id, ""))
-
-    def _forget_ms(self, row: FinishedRow) -> int:
-        return row.finished_at_ms + self.rows.limits.finished_keep_ms
+        self.deadlines.add_finished(run_id, row)
 
     def forget_finished(self, run_id: str) -> None:
         """Drop a small row, and the tick it stood for."""
@@ -106,50 +118,26 @@ class Table:
         if row.origin in DERIVED_TICK_ORIGINS:
             self.rows.ticks.pop(tick_key(row.project, row.job, row.scheduled_at_ms, row.origin), None)
 
-    def pop_due(self, now_ms: int) -> Deadline | None:
-        """Take the earliest deadline at or before `now_ms` that still means something."""
-        while self.deadlines and self.deadlines[0][0] <= now_ms:
-            deadline = heapq.heappop(self.deadlines)
-            if self.meaningful(deadline):
-                return deadline
-        return None
-
-    def meaningful(self, deadline: Deadline) -> bool:
-        """Whether a deadline in the heap is still that of its row (rows change; the heap is not searched for them)."""
-        due_ms, kind, key, name = deadline
-        if kind == REQUEST:
-            request = self.rows.requests.get(key)
-            return request is not None and request.keep_ms == due_ms
-        if kind == FINISHED:
-            row = self.rows.finished.get(key)
-            return row is not None and self._forget_ms(row) <= due_ms
-        run = self.rows.runs.get(key)
-        if run is None:
-            return False
-        if kind == RUN:
-            return run.deadline_ms == due_ms and run.reason is not Reason.TIMEOUT
-        instance = run.instance(name)
-        return instance is not None and instance.due_ms == due_ms
-
     def rebuild(self) -> None:
         """Derive every index anew from the rows."""
         self.ready: dict[tuple[str, str], None] = {}
+        self.waiting = Waiting()
         self.assigned: dict[str, set[tuple[str, str]]] = {}
-        self.deadlines: list[Deadline] = []
+        self.deadlines = Deadlines(self.rows)
         self.sizes: dict[str, int] = {}
+        self.encoded: dict[str, bytes] = {}
         self.bytes_used = 0
         rows = self.rows
         for run in rows.runs.values():
-            heapq.heappush(self.deadlines, (run.deadline_ms, RUN, run.id, ""))
+            self.deadlines.add_run(run)
             self.size(f"run/{run.id}", run)
             for instance in run.instances:
                 self.index_instance(run, instance)
-        waiting = sorted(self.ready, key=lambda key: (self._since_ms(key), key))
-        self.ready = dict.fromkeys(waiting)
+        self._order_ready()
         for key in rows.requests:
-            self.add_request(key)
+            self.deadlines.add_request(key)
         for run_id, row in rows.finished.items():
-            heapq.heappush(self.deadlines, (self._forget_ms(row), FINISHED, run_id, ""))
+            self.deadlines.add_finished(run_id, row)
         for name, project in rows.projects.items():
             self.size(f"project/{name}", project)
         for project_name, jobs in rows.jobs.items():
@@ -160,11 +148,55 @@ class Table:
                 self.size(f"plugin/{project_name}/{name}", plugin)
         for key, secret in rows.secrets.items():
             self.size(f"secret/{key}", secret)
+        for name, token in rows.tokens.items():
+            self.size(f"token/{name}", token)
 
-    def _since_ms(self, key: tuple[str, str]) -> int:
-        instance = self.rows.runs[key[0]].instance(key[1])
-        assert instance is not None
-        return instance.since_ms
+    def _order_ready(self) -> None:
+        """What waits longest comes first, whatever the order of the rows."""
+        found = []
+        for run_id, name in self.ready:
+            run = self.rows.runs[run_id]
+            instance = run.instance(name)
+            assert instance is not None
+            found.append((instance.since_ms, run_id, name, run, instance))
+        found.sort(key=lambda one: one[:3])
+        self.ready = {(run_id, name): None for _since_ms, run_id, name, _run, _instance in found}
+        self.waiting = Waiting()
+        for _since_ms, _run_id, _name, run, instance in found:
+            self.waiting.add(run, instance)
+
+
+def parts_of(table: Table) -> Iterator[None]:
+    """Let go of a table's rows a few at a time, with each step; those that somebody still uses stay.
+
+    The caller keeps no reference. Freed at once, a large table would hold the interpreter for as long.
+    """
+    rows = table.rows
+    by_project: tuple[dict[str, Any], ...] = (*rows.plugins.values(), *rows.jobs.values())
+    fields = (*by_project, rows.projects, rows.secrets, rows.runs, rows.finished, rows.requests, rows.ticks)
+    left: list[object] = [one for field in fields for row in field.items() for one in row]
+    left += table.deadlines.parts()
+    left += table.encoded.values()
+    del table, rows, fields, by_project
+    while left:
+        del left[-FREED_AT_ONCE:]
+        yield
+
+
+class TableLoader:
+    """A table that is read piece by piece, beside the one that serves. For one thread at a time."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._reader = ImageReader()
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of a snapshot. Raises msgspec.DecodeError."""
+        self._reader.feed(data)
+
+    def finish(self) -> Table:
+        """The table, with its indexes. Raises msgspec.DecodeError where bytes are missing."""
+        return Table(self._reader.finish())
 
 
 def pack_run(run: Run) -> bytes:

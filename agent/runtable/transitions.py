@@ -27,7 +27,7 @@ ALLOWED: dict[S, frozenset[S]] = {
             S.UP_FOR_RETRY,  # its agent says: failed, and a retry is left
             S.SCHEDULED,  # the attempt was lost before it began
             S.CANCELLED,
-            S.UNKNOWN,  # its agent is lost, and its engine cannot be fenced
+            S.UNKNOWN,  # its agent is lost, and its job waits for the work to end
         }
     ),
     S.RUNNING: frozenset(
@@ -37,7 +37,7 @@ ALLOWED: dict[S, frozenset[S]] = {
             S.UP_FOR_RETRY,
             S.SCHEDULED,  # the attempt was lost without fault of its own: it is run again at once
             S.CANCELLED,
-            S.UNKNOWN,
+            S.UNKNOWN,  # as above
         }
     ),
     S.UP_FOR_RETRY: frozenset(
@@ -48,7 +48,16 @@ ALLOWED: dict[S, frozenset[S]] = {
             S.FAILED,  # an operator marked it
         }
     ),
-    S.UNKNOWN: frozenset({S.SUCCESS, S.FAILED, S.UP_FOR_RETRY, S.SCHEDULED, S.CANCELLED}),
+    S.UNKNOWN: frozenset(
+        {
+            S.RUNNING,  # its agent has returned
+            S.SCHEDULED,  # as above, and has not said that the work began; or its agent says that it was stopped
+            S.SUCCESS,  # its agent says: ended, or an operator marked it
+            S.FAILED,  # as above, or the run's time-out
+            S.UP_FOR_RETRY,  # its agent says: failed, and a retry is left
+            S.CANCELLED,  # an operator says that the work has ended, or its agent that it has stopped it
+        }
+    ),
     # Final is final (P4): only an operator's clear leads out, and what was made before stays in `attempts`.
     S.SUCCESS: frozenset({S.PENDING}),
     S.FAILED: frozenset({S.PENDING}),

@@ -6,10 +6,12 @@ rows for a yes. What a run needs is checked and stored before it is proposed, so
 
 from __future__ import annotations
 
+from agent.service.agents import Agents
 from agent.service.catalog import Catalog
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest
 from agent.service.queries import Page, Queries
 from agent.service.runs import Runs
+from agent.service.tokens import Tokens
 
 __all__ = ["Accepted", "Caller", "Context", "JobBlob", "JobFile", "Page", "RunRequest", "Service"]
 
@@ -19,6 +21,8 @@ class Service:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.agents = Agents(context)
+        self.tokens = Tokens(context)
         self.catalog = Catalog(context)
         self.queries = Queries(context)
         self.runs = Runs(context, self.catalog, self.queries)

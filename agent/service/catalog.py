@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Final
 
 import msgspec
 
+from agent.engines import GROUP
 from agent.errors import Refusal
 from agent.provision import safe_path
 from agent.runtable import commands as c
 from agent.runtable.model import Job, Namespace, Plugin, Project, Secret, secret_key
+from agent.runtable.table import Table
 from agent.service.common import Accepted, Context, JobBlob, JobFile, unknown
+from agent.service.trials import Scope, invalid, kept_positions, scope_of
 from agent.spec.check import check_job
-from agent.spec.errors import Problem, has_errors
+from agent.spec.errors import Position, Problem, Severity, has_errors
 from agent.spec.job import ParsedJob, parse_job
+from agent.spec.limits import size_problems
 from agent.spec.plugin import BUILTIN, parse_plugin
 from agent.spec.plugin import Plugin as PluginSpec
-from agent.store.blobs import BLOB_BYTES_MAX
+from agent.spec.trial import can_be_tried, trial_time, untold
 
-JOB_ASSET_BYTES_MAX: Final = 64 * 1024 * 1024
 SECRET_BYTES_MAX: Final = 64 * 1024
+JOBS_AT_A_TIME: Final = 16  # in a thread of their own: others get their turn between them
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,219}")
 SECRET_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
@@ -109,7 +116,7 @@ class Catalog:
 
     async def job_blob(self, job: Job) -> JobBlob:
         """The whole of an applied job."""
-        data = await asyncio.to_thread(self._context.blobs.get, job.spec)
+        data = await self._context.load(job.spec)
         return msgspec.json.decode(data, type=JobBlob)
 
     async def put_jobs(self, project: str, namespace: str, files: Sequence[JobFile]) -> Accepted:
@@ -119,28 +126,22 @@ class Catalog:
         """
         check_name(project)
         check_name(namespace)
-        checked = await self.check(project, files)
+        checked, warnings = await self.check(project, files, namespace)
         names = [blob.job.name for blob in checked]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise Refusal("spec_invalid", f"the job name {twice[0]!r} is used by two of the files", 422)
         await self._make_project(project)
         self._refuse_moved(project, namespace, names)
-        digests = await asyncio.to_thread(
-            self._context.blobs.put_all, [msgspec.json.encode(blob, order="deterministic") for blob in checked]
-        )
+        digests = await self._context.store([msgspec.json.encode(blob, order="deterministic") for blob in checked])
         now_ms = self._context.now_ms()
         rows = {
             blob.job.name: _row(namespace, digest, blob, now_ms) for blob, digest in zip(checked, digests, strict=True)
         }
         applied = await self._context.propose(c.PutJobs(now_ms, project, rows))
-        warnings = [problem for file in files for problem in _parse(file).problems]
         notes = tuple(
             f"{blob.job.name}: its schedule ({blob.job.schedule.interval}) does not run yet; run it with `job run`"
             for blob in checked
             if blob.job.schedule.interval
         )
-        return Accepted(applied.index, names=tuple(names), warnings=tuple(warnings), notes=notes)
+        return Accepted(applied.index, names=tuple(names), warnings=warnings, notes=notes)
 
     def _refuse_moved(self, project: str, namespace: str, names: Sequence[str]) -> None:
         jobs = self._context.replica.table.rows.jobs.get(project, {})
@@ -154,30 +155,64 @@ class Catalog:
                     409,
                 )
 
-    async def check(self, project: str, files: Sequence[JobFile]) -> list[JobBlob]:
-        """Check jobs against the project's plugins and presets, and store their assets. Raises Refusal."""
-        presets = self.projects().get(project, Project()).presets
-        plugins = self.plugins(project)
-        problems: list[Problem] = []
-        parsed: list[tuple[JobFile, ParsedJob]] = []
+    async def check(
+        self, project: str, files: Sequence[JobFile], tried_in: str | None = None
+    ) -> tuple[list[JobBlob], tuple[Problem, ...]]:
+        """Check jobs against the project's plugins, presets and executors, and store their assets. Raises Refusal.
+
+        tried_in: the namespace whose variables and secrets to compile them with; None = they are not compiled.
+        Returns the jobs, and what is to be told of them although they are taken. Of many jobs this is seconds of work:
+        it is done beside the event loop, a few at a time.
+        """
         for file in files:
             _check_assets(file)
-            one = _parse(file)
-            parsed.append((file, one))
-            problems += one.problems
-            if one.job is not None:
-                problems += check_job(
-                    one.job, plugins, file.path, positions=one.positions, presets=presets, assets=tuple(file.assets)
-                )
+        judge = self._judge(project, tried_in)
+        judged: list[tuple[ParsedJob, list[Problem]]] = []
+        for first in range(0, len(files), JOBS_AT_A_TIME):
+            judged += await asyncio.to_thread(
+                lambda some: list(map(judge, some)), files[first : first + JOBS_AT_A_TIME]
+            )
+        problems = [problem for _parsed, found in judged for problem in found]
+        problems += _doubled(files, [parsed for parsed, _found in judged])
         if has_errors(problems):
-            raise invalid(problems)
-        return [await self._store(file, one) for file, one in parsed]
+            raise invalid(list(dict.fromkeys(problems)))  # what is wrong in a this.yaml is said once
+        blobs = [await self._store(file, parsed) for file, (parsed, _found) in zip(files, judged, strict=True)]
+        return blobs, tuple(dict.fromkeys(problems))
+
+    def _judge(self, project: str, tried_in: str | None) -> Callable[[JobFile], tuple[ParsedJob, list[Problem]]]:
+        """What reads a job and finds its problems, with the table as it is now. It blocks as long as that takes."""
+        table = self._context.replica.table
+        presets = tuple(table.rows.projects.get(project, Project()).presets)
+        plugins = self.plugins(project)
+        executors = known_executors(table)
+        scope = scope_of(self._context, project, tried_in, plugins) if tried_in is not None else None
+        now = datetime.fromtimestamp(self._context.now_ms() / 1000, UTC)
+
+        def judge(file: JobFile) -> tuple[ParsedJob, list[Problem]]:
+            parsed = parse_job(file.text, file.path, file.parents)
+            if parsed.job is None:
+                return parsed, list(parsed.problems)
+            found = check_job(
+                parsed.job,
+                plugins,
+                file.path,
+                positions=parsed.positions,
+                presets=presets,
+                assets=tuple(file.assets),
+                executors=executors,
+            )
+            problems = [*parsed.problems, *found]
+            if scope is not None and can_be_tried(problems):
+                problems += untold(_tried(scope, file, parsed, now, launch=not has_errors(problems)), problems)
+            return parsed, problems
+
+        return judge
 
     async def _store(self, file: JobFile, parsed: ParsedJob) -> JobBlob:
         assert parsed.job is not None
         paths = list(file.assets)
         digests = await asyncio.to_thread(self._context.blobs.put_all, [file.assets[path] for path in paths])
-        return JobBlob(parsed.job, dict(zip(paths, digests, strict=True)), file.path)
+        return JobBlob(parsed.job, dict(zip(paths, digests, strict=True)), file.path, kept_positions(parsed.positions))
 
     async def delete_job(self, project: str, namespace: str, name: str) -> Accepted:
         """Delete a job; its runs and history stay."""
@@ -207,6 +242,8 @@ class Catalog:
             raise Refusal("invalid_name", message, 422)
         if namespace:
             check_name(namespace)
+        if "\0" in value:
+            raise Refusal("invalid", "a secret cannot have a NUL character: no program could be given it", 422)
         if len(value.encode()) > SECRET_BYTES_MAX:
             raise Refusal("too_large", f"a secret has at most {SECRET_BYTES_MAX} bytes", 413)
         sealed = self._context.keyring.encrypt(value, context=secret_key(project, namespace, name))
@@ -226,21 +263,39 @@ def check_name(name: str) -> None:
         raise Refusal("invalid_name", f"{name!r} is no name: letters, digits, '_', '-' and '.', at most 220", 422)
 
 
-def invalid(problems: Sequence[Problem]) -> Refusal:
-    """The refusal of texts with errors, carrying every problem."""
-    errors = [problem for problem in problems if has_errors([problem])]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Refusal("spec_invalid", f"{errors[0]}{more}", 422, problems=problems)
+def _tried(scope: Scope, file: JobFile, parsed: ParsedJob, now: datetime, *, launch: bool) -> list[Problem]:
+    """What a trial rendering finds; launch: and what keeps it from being started.
+
+    A secret may still be set before the first run: without it there is a warning.
+    """
+    assert parsed.job is not None
+    blob = JobBlob(parsed.job, dict.fromkeys(file.assets, ""), file.path, dict(parsed.positions))
+    trial = scope.attempt(scope.bundle(blob), blob, trial_time(parsed.job, now), file.assets, launch=launch)
+    return [*trial.problems, *(replace(one, severity=Severity.WARNING) for one in trial.missing)]
 
 
-def with_config(blob: JobBlob, config: Mapping[str, str]) -> JobBlob:
-    """The job with some of its task's config overridden by a request."""
-    task = replace(blob.job.task, config={**blob.job.task.config, **config})
-    return JobBlob(replace(blob.job, task=task), blob.assets, blob.path)
+def _doubled(files: Sequence[JobFile], parsed: Sequence[ParsedJob]) -> Iterator[Problem]:
+    """The names that an earlier of the files has already."""
+    first: dict[str, str] = {}
+    for file, one in zip(files, parsed, strict=True):
+        if one.job is None:
+            continue
+        if one.job.name in first:
+            at = one.positions.get("name", Position(file.path, 1, 1))
+            message = f"the job name {one.job.name!r} is used by two of the files, {first[one.job.name]} is the other"
+            yield Problem(*at, "name", message)
+        first.setdefault(one.job.name, file.path)
 
 
-def _parse(file: JobFile) -> ParsedJob:
-    return parse_job(file.text, file.path, file.parents)
+def known_executors(table: Table) -> frozenset[str]:
+    """The executors that are installed here, and those that an agent of the cluster has said it has."""
+    elsewhere = {name for agent in table.rows.agents.values() for name in agent.executors}
+    return _installed_executors() | elsewhere
+
+
+@cache
+def _installed_executors() -> frozenset[str]:
+    return frozenset(point.name for point in entry_points(group=GROUP))
 
 
 def _parsed(name: str, text: str) -> PluginSpec:
@@ -251,19 +306,13 @@ def _parsed(name: str, text: str) -> PluginSpec:
 
 
 def _check_assets(file: JobFile) -> None:
-    total = 0
-    for path, data in file.assets.items():
+    for path in file.assets:
         try:
             safe_path(path)
         except ValueError as error:
             raise Refusal("invalid_path", f"{file.path}: {error}", 422) from error
-        total += len(data)
-        if len(data) > BLOB_BYTES_MAX:
-            limit = BLOB_BYTES_MAX // 2**20
-            raise Refusal("too_large", f"{file.path}: the asset {path} has {len(data)} bytes; {limit} MiB at most", 413)
-    if total > JOB_ASSET_BYTES_MAX:
-        limit = JOB_ASSET_BYTES_MAX // 2**20
-        raise Refusal("too_large", f"{file.path}: its assets have {total} bytes; {limit} MiB a job at most", 413)
+    for text in size_problems({path: len(data) for path, data in file.assets.items()}):
+        raise Refusal("too_large", f"{file.path}: {text}", 413)
 
 
 def _row(namespace: str, digest: str, blob: JobBlob, now_ms: int) -> Job:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -16,9 +17,9 @@ from agent.provision import Provisioner
 from agent.replica import Replica
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS, Applied
-from agent.runtable.model import Origin, Run
+from agent.runtable.model import Origin, Role, Run
 from agent.spec.document import nearest
-from agent.spec.errors import Problem
+from agent.spec.errors import Position, Problem
 from agent.spec.job import JobSpec
 from agent.store.blobs import BlobStore
 
@@ -31,6 +32,8 @@ STATUS: Final = {
     "unknown_run": 404,
     "unknown_instance": 404,
     "unknown_secret": 404,
+    "unknown_agent": 404,
+    "unknown_token": 404,
     "table_full": 429,
     "idempotency_conflict": 422,
     "invalid": 422,
@@ -39,10 +42,11 @@ STATUS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. principal: scopes request keys; name: what is shown as requested_by."""
+    """Who asks. principal: scopes request keys; name: what is shown as requested_by; role: what it may do."""
 
     principal: str = "local"
     name: str = "anonymous"
+    role: Role = Role.ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +87,28 @@ class Accepted:
 
 
 class JobBlob(msgspec.Struct, frozen=True):
-    """The blob of an applied job. path: of its file, for messages."""
+    """The blob of an applied job.
+
+    path: of its file; positions: of the values in it, by their keys. Both are for messages.
+    """
 
     job: JobSpec
     assets: dict[str, str] = {}
     path: str = ""
+    positions: dict[str, Position] = {}
+
+
+async def _nowhere(*_named: object) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every use case works with. agent: this agent's id; fallback: executors that stand in for absent ones."""
+    """What every use case works with. agent: this agent's id; fallback: executors that stand in for absent ones.
+
+    spread: puts blobs of these names on a majority of disks; fetch: one from another agent on this one; fetch_whole:
+    (kind, name), with all that it names. transfer: lets the member of that number lead. By default the agent is alone.
+    """
 
     replica: Replica
     blobs: BlobStore
@@ -100,6 +116,31 @@ class Context:
     keyring: Keyring
     agent: str
     fallback: Mapping[str, str] = field(default_factory=dict)
+    spread: Callable[[Sequence[str]], Awaitable[None]] = _nowhere
+    fetch: Callable[[str], Awaitable[None]] = _nowhere
+    fetch_whole: Callable[[str, str], Awaitable[None]] = _nowhere
+    transfer: Callable[[int], Awaitable[None]] = _nowhere
+
+    async def store(self, data: Sequence[bytes], also: Iterable[str] = ()) -> list[str]:
+        """Make blobs durable before something names them (P1). Returns their names. Raises Refusal, BlobError.
+
+        also: names of others that will be named with them: they are held as well, and young again, so that nobody
+        sweeps them meanwhile.
+        """
+        digests = await asyncio.to_thread(self.blobs.put_all, data)
+        await self.spread([*digests, *also])
+        return digests
+
+    async def have(self, digests: Iterable[str]) -> None:
+        """Fetch those that are not on this disk. Raises BlobError."""
+        wanted = list(digests)
+        for digest in await asyncio.to_thread(lambda: [one for one in wanted if not self.blobs.has(one)]):
+            await self.fetch(digest)
+
+    async def load(self, digest: str) -> bytes:
+        """A blob, wherever it is. Raises BlobError."""
+        await self.have([digest])
+        return await asyncio.to_thread(self.blobs.get, digest)
 
     def now_ms(self) -> int:
         """This agent's clock."""
@@ -116,7 +157,8 @@ class Context:
 
 def new_id() -> str:
     """A run id: 80 random bits, easy to read aloud and safe in paths, labels and host names."""
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARACTERS))
+    bits = secrets.randbits(5 * ID_CHARACTERS)
+    return "".join(ID_ALPHABET[bits >> 5 * place & 31] for place in range(ID_CHARACTERS))
 
 
 def unknown(code: str, what: str, name: str, known: Iterable[str]) -> Refusal:

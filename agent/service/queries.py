@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import msgspec
 
 from agent.errors import Refusal
 from agent.records import run_of
+from agent.retired import UNPROVEN
 from agent.runtable.explain import Explanation, explain
 from agent.runtable.model import Attempt, Instance, Run
 from agent.service.common import Context, unknown
@@ -20,8 +21,10 @@ from agent.store.errors import BlobError, HistoryError
 from agent.store.history import FinishedRun, RunFilter, decode_cursor, encode_cursor
 
 PREFIX_MIN: Final = 4
+CANDIDATES_MAX: Final = 10  # that are told of an id which is too short for one of them
 LIST_MAX: Final = 1000
 DIFF_LINES_MAX: Final = 2000
+CATCH_UP_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,39 @@ class Queries:
         self._context = context
 
     async def resolve(self, run_id: str) -> str:
-        """The whole id for a shortened one. Raises Refusal("unknown_run", "ambiguous_run")."""
+        """The whole id for a shortened one, in small or capital letters. Raises Refusal.
+
+        "unknown_run": none begins so, or what is given is too short to say; "ambiguous_run": more than one does;
+        "no_leader": none that is known here, and nobody can say more.
+        """
+        try:
+            return await self._resolve_here(run_id)
+        except Refusal as refusal:
+            if refusal.code != "unknown_run":
+                raise
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                await self._context.replica.caught_up()  # it may be younger than what is known here (P6)
+        except TimeoutError as error:
+            text = f"there is no run {run_id!r} here, and no leader answers that could know more"
+            raise Refusal("no_leader", text, 503, retry_after_s=1) from error
+        return await self._resolve_here(run_id)
+
+    async def _resolve_here(self, run_id: str) -> str:
         replica = self._context.replica
         if replica.run(run_id) is not None:
             return run_id
-        live = [one.id for one in replica.unfinished_or_leaving() if one.id.startswith(run_id)]
-        old = await asyncio.to_thread(replica.history.find, run_id, 3) if len(run_id) >= PREFIX_MIN else []
-        found = sorted({*live, *old}) if len(run_id) >= PREFIX_MIN else []
+        begin = run_id.lower()
+        if len(begin) < PREFIX_MIN:
+            message = f"{run_id!r} is too short for a run's id: give at least {PREFIX_MIN} of its characters"
+            raise Refusal("unknown_run", message, 404)
+        live = [one.id for one in replica.unfinished_or_leaving() if one.id.startswith(begin)]
+        old = await asyncio.to_thread(replica.history.find, begin, CANDIDATES_MAX + 1)
+        found = sorted({*live, *old})
         if len(found) > 1:
-            raise Refusal("ambiguous_run", f"{run_id!r} is short for more than one run: {', '.join(found[:3])}", 409)
+            more = ", ..." if len(found) > CANDIDATES_MAX else ""
+            told = f"{', '.join(found[:CANDIDATES_MAX])}{more}"
+            raise Refusal("ambiguous_run", f"{run_id!r} is short for more than one run: {told}; give more of it", 409)
         if not found:
             raise Refusal("unknown_run", f"there is no run {run_id!r}; `prime run list` shows them", 404)
         return found[0]
@@ -98,10 +125,18 @@ class Queries:
         has_more = len(runs) > limit or more is not None
         return Page(page, encode_cursor(page[-1].created_at_ms, page[-1].id) if has_more and page else None)
 
-    async def explain(self, run_id: str) -> tuple[Run, list[Explanation]]:
-        """Why each instance of a run is where it is (P11)."""
+    async def explain(
+        self, run_id: str, silent_ms: Callable[[], Awaitable[dict[str, int]]]
+    ) -> tuple[Run, list[Explanation]]:
+        """Why each instance of a run is where it is (P11). silent_ms: who is not heard, asked where work is out.
+
+        What this agent cannot prove to have ended is known to it alone: another one says of that no more than the
+        table has.
+        """
         run = await self.run(run_id)
-        return run, explain(self._context.replica.table, run)
+        silent = await silent_ms() if any(one.open_attempt is not None for one in run.instances) else {}
+        run = await self.run(run_id)  # as it is now
+        return run, explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
 
     def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
         """An instance of a run (its task where none is named), and one of its attempts (the last).
@@ -126,22 +161,27 @@ class Queries:
         names = [instance] if instance else [one.plan.name for one in run.instances]
         found = []
         for name in names:
-            one, attempt = self.find_attempt(run, name, number if instance else None)
+            of_all = instance is None and number is not None  # who has made fewer attempts has nothing to show
+            if of_all and len(self.find_attempt(run, name, None)[0].attempts) < (number or 0):
+                continue
+            one, attempt = self.find_attempt(run, name, number)
             if attempt is None or attempt.compiled is None:
                 continue
-            manifest = await asyncio.to_thread(self._kept, attempt.compiled)
+            manifest = await self._kept(attempt.compiled)
             found.append({**manifest, "instance": one.plan.name, "attempt": attempt.number})
         return found
 
-    def _kept(self, digest: str) -> dict[str, Any]:
+    async def _kept(self, digest: str) -> dict[str, Any]:
         try:
-            return self._context.provisioner.kept(digest)
+            await self._context.fetch_whole("manifest", digest)
+            return await asyncio.to_thread(self._context.provisioner.kept, digest)
         except BlobError as error:
             raise Refusal("gone", f"what was rendered is not here any more: {error}", 410) from error
 
     async def bundle(self, run: Run) -> Bundle:
         """What a run was accepted with."""
         try:
+            await self._context.have([run.bundle])
             return await asyncio.to_thread(self._context.provisioner.bundle, run.bundle)
         except BlobError as error:
             raise Refusal("gone", f"what the run was accepted with is not here any more: {error}", 410) from error

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agent.errors import Refusal
-from agent.provision import sealed_secrets
 from agent.runtable import commands as c
+from agent.runtable.explain import agents_with, no_agent_has
 from agent.runtable.model import (
     InstanceKind,
     InstancePlan,
     InstanceState,
     Namespace,
-    Project,
+    OnAgentLost,
     RetryPolicy,
     Run,
 )
-from agent.service.catalog import Catalog, check_name, invalid, with_config
+from agent.service.catalog import Catalog, check_name
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest, new_id
 from agent.service.queries import Queries
+from agent.service.trials import Scope, asked_keys, invalid, scope_of, with_config
 from agent.spec import bundle as bundles
-from agent.spec.bundle import EXECUTOR_KEY, Bundle, Planned
-from agent.spec.compile import Masked, compile_instance, launch
-from agent.spec.errors import PluginError, Problem, SpecError
-from agent.spec.jobspec import RetrySpec, WindowSpec
+from agent.spec import duration
+from agent.spec.bundle import Bundle, Planned
+from agent.spec.check import own_variable
+from agent.spec.compile import OWN_VARIABLES
+from agent.spec.jobspec import RetrySpec
+from agent.spec.trial import Trial
 
 MINTED_KEEP_MS: Final = 600_000
 KEY_CHARACTERS_MAX: Final = 256
@@ -60,7 +64,7 @@ class Runs:
         """Ask for a run of a job that was never applied."""
         check_name(project)
         check_name(namespace)
-        (blob,) = await self._catalog.check(project, [file])
+        (blob,), _warnings = await self._catalog.check(project, [file])
         if project not in self._catalog.projects():
             await self._catalog.put_project(project, namespaces={namespace: Namespace()})
         return await self._submit(project, namespace, blob, request, caller)
@@ -72,18 +76,21 @@ class Runs:
         _check_request(request)
         now_ms = context.now_ms()
         scheduled_at = request.scheduled_at or datetime.fromtimestamp(now_ms // 1000, UTC)
-        bundle = self._bundle(project, namespace, with_config(blob, request.config))
-        plans, notes = await self._check(bundle, blob.path, scheduled_at)
-        (digest,) = await asyncio.to_thread(context.blobs.put_all, [bundles.encode(bundle)])
+        scope = scope_of(context, project, namespace, self._catalog.plugins(project))
+        blob = with_config(blob, request.config)
+        bundle = scope.bundle(blob)
+        planned = (await self._check(scope, bundle, blob, request, scheduled_at)).planned
+        (digest,) = await context.store([bundles.encode(bundle)], also=bundle.assets.values())
         behavior = bundle.job.behavior
         # A client that sent no key gets one: should this agent have to ask again, it is the same request (P2).
         key, keep_ms = request.key, context.replica.table.rows.limits.request_keep_ms
         if not key:
             key, keep_ms = f"minted {new_id()}", MINTED_KEEP_MS
+        run_id = new_id()
         applied = await context.propose(
             c.SubmitRun(
                 now_ms,
-                new_id(),
+                run_id,
                 project,
                 namespace,
                 bundle.job.name,
@@ -97,92 +104,78 @@ class Runs:
                 digest,
                 _ms(behavior.timeout_s),
                 _ms(behavior.queue_timeout_s),
-                plans,
+                tuple(_plan(scope, bundle, one) for one in planned),
             )
         )
-        run = await self._queries.run(applied.run_id)
-        return Accepted(applied.index, run, applied.code == "duplicate", notes=notes)
+        notes = self._notes(scope, bundle, planned)
+        run = await self._accepted(applied.run_id)
+        return Accepted(applied.index, run, applied.code == "duplicate" and run.id != run_id, notes=notes)
 
-    def _bundle(self, project: str, namespace: str, blob: JobBlob) -> Bundle:
-        row = self._context.replica.table.rows.projects.get(project, Project())
-        scope = row.namespaces.get(namespace, Namespace())
-        window = blob.job.task.window
-        preset = row.presets.get(window.preset) if window is not None and window.preset else None
+    async def _accepted(self, run_id: str) -> Run:
+        """A run that was accepted. Raises Refusal("outcome_unknown") where it cannot be shown: it must not be repeated
+        as if nothing had happened (P2).
+        """
         try:
-            plugins = bundles.used_plugins(blob.job, self._catalog.plugins(project))
-        except PluginError as error:
-            raise invalid([Problem(blob.path, 1, 1, "", str(error))]) from error
-        return Bundle(
-            job=blob.job,
-            project=project,
-            namespace=namespace,
-            plugins=plugins,
-            variables={**row.variables, **scope.variables},
-            preset=WindowSpec(**preset) if preset is not None else None,
-            assets=blob.assets,
-            executor={**row.config, **scope.config}.get(EXECUTOR_KEY, ""),
-        )
+            return await self._queries.run(run_id)
+        except Refusal as refusal:
+            text = f"run {run_id} was accepted, and cannot be shown by this agent now: {refusal.message}"
+            raise Refusal("outcome_unknown", text, 504) from refusal
 
-    async def _check(
-        self, bundle: Bundle, path: str, scheduled_at: datetime
-    ) -> tuple[tuple[InstancePlan, ...], tuple[str, ...]]:
+    async def _check(self, scope: Scope, bundle: Bundle, blob: JobBlob, asked: RunRequest, at: datetime) -> Trial:
         """A trial rendering with masked secrets: what cannot be compiled is refused before it is accepted (P11)."""
-        names = frozenset(sealed_secrets(self._context.replica.table, bundle.project, bundle.namespace))
-        try:
-            planned = bundles.plan(bundle)
-            await asyncio.to_thread(self._try, bundle, planned, scheduled_at, names)
-        except SpecError as error:
-            raise invalid(error.problems) from error
-        except PluginError as error:
-            raise invalid([Problem(path or f"{bundle.job.name}/job.yaml", 1, 1, "", str(error))]) from error
-        plans = tuple(self._plan(bundle, one) for one in planned)
-        notes = {
-            f"executor {one.executor} is not there: {self._executor(one)} stands in"
-            for one in planned
-            if self._executor(one) != one.executor
-        }
-        return plans, tuple(sorted(notes))
+        await self._context.have(bundle.assets.values())
+        trial = await asyncio.to_thread(self._try, scope, bundle, blob, at)
+        overridden = asked_keys(asked.config)
+        problems = [
+            replace(one, message=f"{one.message} (the value is the request's)") if one.key in overridden else one
+            for one in (*trial.problems, *trial.missing)
+        ]
+        if problems:
+            raise invalid(problems)
+        return trial
 
-    def _try(self, bundle: Bundle, planned: Collection[Planned], scheduled_at: datetime, names: frozenset[str]) -> None:
+    def _try(self, scope: Scope, bundle: Bundle, blob: JobBlob, at: datetime) -> Trial:
         assets = {path: self._context.blobs.get(digest) for path, digest in bundle.assets.items()}
+        return scope.attempt(bundle, blob, at, assets)
+
+    def _notes(self, scope: Scope, bundle: Bundle, planned: Sequence[Planned]) -> tuple[str, ...]:
+        """What a user should know of a run that is accepted all the same."""
+        stand_ins = {
+            f"executor {one.executor} is not there: {scope.executor_of(one)} stands in"
+            for one in planned
+            if scope.executor_of(one) != one.executor
+        }
+        waiting: dict[str, list[str]] = {}
+        table = self._context.replica.table
         for one in planned:
-            compiled = compile_instance(
-                bundle,
-                one.name,
-                scheduled_at=scheduled_at,
-                started_at=scheduled_at,
-                secrets=Masked(names),
-                assets=assets,
-            )
-            launch(bundle, one.name, {**compiled.environment, **compiled.secrets}, self._executor(one))
-
-    def _executor(self, planned: Planned) -> str:
-        """The executor; in development another one may stand in for one that is not there, and the answer says so."""
-        return self._context.fallback.get(planned.executor, planned.executor)
-
-    def _plan(self, bundle: Bundle, planned: Planned) -> InstancePlan:
-        return InstancePlan(
-            planned.name,
-            InstanceKind(planned.place.value),
-            planned.plugin,
-            planned.after,
-            self._executor(planned),
-            _retry(bundle.job.behavior.retry),
-            None if planned.timeout_s is None else _ms(planned.timeout_s),
-        )
+            if not agents_with(table, scope.executor_of(one)):
+                waiting.setdefault(scope.executor_of(one), []).append(one.name)
+        absent = [
+            f"{no_agent_has(table, executor)}: {', '.join(names)} {'waits' if len(names) == 1 else 'wait'} until one "
+            f"has, at most {duration.format(timedelta(seconds=bundle.job.behavior.queue_timeout_s))}"
+            for executor, names in sorted(waiting.items())
+        ]
+        unused = sorted(OWN_VARIABLES.intersection(bundle.job.task.config))
+        return (*sorted(stand_ins), *absent, *(f"the config {key} {own_variable(key)}" for key in unused))
 
     # -- operators -------------------------------------------------------------------------------------------------
 
-    async def cancel(self, run_id: str, caller: Caller) -> Accepted:
+    # assume_stopped, everywhere: the caller's word that work on lost agents, which nobody has seen stop, has ended.
+
+    async def cancel(self, run_id: str, caller: Caller, *, assume_stopped: bool = False) -> Accepted:
         """End a run early. What runs is stopped first; the run is final when it has ended."""
         run = await self._queries.run(run_id)
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}", 409)
         context = self._context
-        applied = await context.propose(c.CancelRun(context.now_ms(), run.id, caller.name, context.agent))
-        return Accepted(applied.index, await self._queries.run(run.id))
+        applied = await context.propose(
+            c.CancelRun(context.now_ms(), run.id, caller.name, context.agent, assume_stopped)
+        )
+        return Accepted(applied.index, await self._accepted(run.id))
 
-    async def retry(self, run_id: str, caller: Caller, *, only_failed: bool = True) -> Accepted:
+    async def retry(
+        self, run_id: str, caller: Caller, *, only_failed: bool = True, assume_stopped: bool = False
+    ) -> Accepted:
         """Run again what did not succeed, or everything. What was made before stays (P4)."""
         run = await self._queries.run(run_id)
         if not run.final:
@@ -190,10 +183,16 @@ class Runs:
         chosen = [i.plan.name for i in run.instances if not only_failed or i.state in NOT_GOOD]
         if not chosen:
             raise Refusal("nothing_to_retry", f"everything in run {run_id} has succeeded", 409)
-        return await self._clear(run, chosen, caller, "retry")
+        return await self._clear(run, chosen, caller, "retry", assume_stopped=assume_stopped)
 
     async def clear(
-        self, run_id: str, caller: Caller, *, instances: Collection[str] = (), downstream: bool = False
+        self,
+        run_id: str,
+        caller: Caller,
+        *,
+        instances: Collection[str] = (),
+        downstream: bool = False,
+        assume_stopped: bool = False,
     ) -> Accepted:
         """Run these instances again (all where none is named), with what comes after them if asked."""
         run = await self._queries.run(run_id)
@@ -204,19 +203,25 @@ class Runs:
         chosen = list(instances) or known
         if downstream:
             chosen = _with_downstream(run, chosen)
-        return await self._clear(run, chosen, caller, "clear")
+        return await self._clear(run, chosen, caller, "clear", assume_stopped=assume_stopped)
 
-    async def _clear(self, run: Run, chosen: Collection[str], caller: Caller, what: str) -> Accepted:
+    async def _clear(
+        self, run: Run, chosen: Collection[str], caller: Caller, what: str, *, assume_stopped: bool
+    ) -> Accepted:
         """A fail hook is always cleared with others: whether it runs is decided anew."""
         hooks = [i.plan.name for i in run.instances if i.plan.kind is InstanceKind.FAIL and i.final]
         names = tuple(i.plan.name for i in run.instances if i.plan.name in {*chosen, *hooks})
         record, index = await self._queries.record(run.id)
         context = self._context
-        command = c.ClearRun(context.now_ms(), run.id, names, record, index, caller.name, context.agent, what)
+        command = c.ClearRun(
+            context.now_ms(), run.id, names, record, index, caller.name, context.agent, what, assume_stopped
+        )
         applied = await context.propose(command)
-        return Accepted(applied.index, await self._queries.run(run.id), names=names)
+        return Accepted(applied.index, await self._accepted(run.id), names=names)
 
-    async def mark(self, run_id: str, instance: str, state: str, caller: Caller) -> Accepted:
+    async def mark(
+        self, run_id: str, instance: str, state: str, caller: Caller, *, assume_stopped: bool = False
+    ) -> Accepted:
         """Give an unfinished instance a result by hand: "success" or "failed". What runs is stopped first."""
         if state not in ("success", "failed"):
             raise Refusal("invalid", f"an instance is marked success or failed, not {state!r}", 422)
@@ -224,9 +229,11 @@ class Runs:
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}; clear it to run it again", 409)
         context = self._context
-        command = c.MarkInstance(context.now_ms(), run.id, instance, InstanceState(state), caller.name, context.agent)
+        command = c.MarkInstance(
+            context.now_ms(), run.id, instance, InstanceState(state), caller.name, context.agent, assume_stopped
+        )
         applied = await context.propose(command)
-        return Accepted(applied.index, await self._queries.run(run.id))
+        return Accepted(applied.index, await self._accepted(run.id))
 
 
 def _check_request(request: RunRequest) -> None:
@@ -237,6 +244,20 @@ def _check_request(request: RunRequest) -> None:
             raise Refusal("invalid", f"{key!r} is no name for a config value", 422)
     if request.scheduled_at is not None and not 0 <= request.scheduled_at.timestamp() < 2**38:
         raise Refusal("invalid", "scheduled_at is not within the years 1970 to 9999", 422)
+
+
+def _plan(scope: Scope, bundle: Bundle, planned: Planned) -> InstancePlan:
+    return InstancePlan(
+        planned.name,
+        InstanceKind(planned.place.value),
+        planned.plugin,
+        planned.after,
+        scope.executor_of(planned),
+        _retry(bundle.job.behavior.retry),
+        None if planned.timeout_s is None else _ms(planned.timeout_s),
+        OnAgentLost(bundle.job.behavior.on_agent_lost.value),
+        tuple(sorted(bundle.job.metadata.scheduler.constraints.items())),
+    )
 
 
 def _with_downstream(run: Run, names: Collection[str]) -> list[str]:

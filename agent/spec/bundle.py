@@ -39,11 +39,24 @@ _PLACES: Final = {
 }
 
 
+def variables_of(
+    config: Mapping[str, str],
+    scope_config: Mapping[str, str],
+    variables: Mapping[str, str],
+    scope_variables: Mapping[str, str],
+) -> dict[str, str]:
+    """What `.GLOBAL__X` and `.proj.X` give: Optimus takes config and variables together (`GetVariables`).
+
+    config, variables: the project's; scope_*: the namespace's, which override them.
+    """
+    return {**config, **scope_config, **variables, **scope_variables}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What a run was accepted with.
 
-    plugins: those the job names, by name.  variables: the project's, overridden by the namespace's.
+    plugins: those the job names, by name.  variables: what `.GLOBAL__X` gives, see `variables_of`.
     preset: the window of the preset that the job names.  assets: {path: hash of the blob}.
     executor: the project's default, "" = prime's.
     """

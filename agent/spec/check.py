@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
+from agent.spec.compile import OWN_VARIABLES
 from agent.spec.document import Problems, nearest
-from agent.spec.errors import PluginError, Position, Problem
+from agent.spec.errors import PluginError, Position, Problem, Severity
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec
+from agent.spec.limits import argument_problem, asset_problems
 from agent.spec.plugin import BUILTIN, CONTAINER, SHELL, Plugin, PluginKind, script_asset
 
 _START: Final = (1, 1)
+
+
+class _Report(Protocol):
+    """Takes what is wrong at a key."""
+
+    def __call__(self, key: str, message: str, severity: Severity = Severity.ERROR) -> None: ...
 
 
 def check_job(
@@ -22,24 +30,21 @@ def check_job(
     positions: Mapping[str, Position] | None = None,
     presets: Collection[str] | None = None,
     assets: Collection[str] | None = None,
+    executors: Collection[str] | None = None,
 ) -> tuple[Problem, ...]:
     """Check a job against what it names.
 
     Arguments: `plugins`, the project's own by name (the built-in ones are always known); `file`, the job's, for
     problems; `positions`, those of `ParsedJob`, so that problems point at the right line; `presets`, the names of the
-    project's window presets, and `assets`, the paths of the job's assets; None = not known, so not checked.
+    project's window presets, `assets`, the paths of the job's assets, and `executors`, the names of those that can be
+    had; None = not known, so not checked.
     Returns all problems; raises nothing.
     """
     problems = Problems()
     known = {**BUILTIN, **plugins}
 
-    def report(key: str, message: str) -> None:
-        places = positions or {}
-        # Of a key that is not there, the nearest one above it that is.
-        at = key
-        while at and at not in places:
-            at = at.rpartition(".")[0]
-        problems.add(places.get(at, Position(file, *_START)), key, message)
+    def report(key: str, message: str, severity: Severity = Severity.ERROR) -> None:
+        problems.add(_place(key, file, positions or {}), key, message, severity)
 
     _check_instance(job.task, "task", known, assets, report)
     seen: set[str] = set()
@@ -52,10 +57,25 @@ def check_job(
         report(
             "hooks", f"hooks wait for each other in a circle: {' -> '.join(cycle)}; break it in a plugin's dependson"
         )
+    if assets is not None:
+        task = known.get(job.task.name)
+        for message in asset_problems({*assets, *(task.default_assets if task is not None else ())}):
+            report("assets", message)
+    for path, instance in _instances(job):
+        if executors is not None and instance.executor and instance.executor not in executors:
+            message = f"no executor is called {instance.executor!r} here{nearest(instance.executor, executors)}"
+            report(f"{path}.executor", message, Severity.WARNING)
     preset = job.task.window.preset if job.task.window else ""
     if preset and presets is not None and preset not in presets:
         report("task.window.preset", f"there is no preset {preset!r}{nearest(preset, presets)}")
     return problems.listed()
+
+
+def _instances(job: JobSpec) -> Iterator[tuple[str, TaskSpec | HookSpec]]:
+    """The task and the hooks, each with its path in the spec."""
+    yield "task", job.task
+    for index, hook in enumerate(job.hooks):
+        yield f"hooks[{index}]", hook
 
 
 def _check_instance(
@@ -63,8 +83,9 @@ def _check_instance(
     path: str,
     known: Mapping[str, Plugin],
     assets: Collection[str] | None,
-    report: Callable[[str, str], None],
+    report: _Report,
 ) -> None:
+    _check_config(instance, path, report)
     plugin = known.get(instance.name)
     if plugin is None:
         report(f"{path}.name", f"there is no plugin {instance.name!r}{nearest(instance.name, known)}")
@@ -82,6 +103,21 @@ def _check_instance(
     has_script = bool(config.get(SHELL.script_key, "").strip()) or assets is None or script_asset(assets) is not None
     if plugin is SHELL and not has_script:
         report(f"{path}.config", "the plugin shell needs the config SCRIPT or an asset script.sh")
+
+
+def _check_config(instance: TaskSpec | HookSpec, path: str, report: _Report) -> None:
+    """What is a template is judged when it is rendered."""
+    for name, text in instance.config.items():
+        key = f"{path}.config.{name}"
+        if "{{" not in text and (message := argument_problem(text.strip(), name)) is not None:
+            report(key, message)
+        if name in OWN_VARIABLES:
+            report(key, own_variable(name), Severity.WARNING)
+
+
+def own_variable(name: str) -> str:
+    """What is told of a config value whose name is one of `OWN_VARIABLES`."""
+    return f"has no effect; {name} is prime's own variable, and each attempt finds prime's value"
 
 
 def _cycle(job: JobSpec, known: Mapping[str, Plugin]) -> list[str]:
@@ -107,11 +143,19 @@ def _cycle(job: JobSpec, known: Mapping[str, Plugin]) -> list[str]:
 
 
 def relocate(problem: Problem, file: str, positions: Mapping[str, Position], assets: Collection[str] = ()) -> Problem:
-    """A problem of compiling, where its author finds it: the value in the job's file, or the asset beside it."""
+    """A problem of compiling, where its author finds it: the value in the job's file, or the asset beside it.
+
+    A value that is not in the file, such as a plugin's default, is placed at the nearest key above it that is.
+    """
     if problem.file in assets:
         folder = file.rpartition("/")[0]
         return replace(problem, file=f"{folder}/assets/{problem.file}" if folder else f"assets/{problem.file}")
-    place = positions.get(problem.key)
-    if place is None:
-        return replace(problem, file=file)
+    place = _place(problem.key, file, positions)
     return replace(problem, file=place.file, line=place.line, column=place.column)
+
+
+def _place(key: str, file: str, positions: Mapping[str, Position]) -> Position:
+    """Where a key stands; of one that is not there, the nearest above it that is, and else the file's start."""
+    while key and key not in positions:
+        key = key.rpartition(".")[0]
+    return positions.get(key, Position(file, *_START))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -17,16 +17,20 @@ from agent.spec import cron, window
 from agent.spec.bundle import Bundle, spec_of
 from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, WindowSpec
+from agent.spec.limits import ENVIRONMENT_BYTES_MAX, argument_problem, asset_problems
 from agent.spec.template import TemplateError, render
+from agent.spec.template.reads import paths_read
 from agent.spec.window import Interval
 
 MASK: Final = "***"
 BREAK_MARKER: Final = "\n--*--optimus-break-marker--*--\n"
 UNRENDERED: Final = (".gtpl", ".j2", ".tmpl", ".tpl")
-SECRET_MARK: Final = re.compile(r"\.secret\b")
 QUERY_ASSET: Final = "query.sql"
 LABEL_CHARACTERS_MAX: Final = 63
 DAY: Final = timedelta(days=1)
+_START: Final = (1, 1)  # of a file: its line and column where no better place is known
+OWN_VARIABLES: Final = frozenset({"JOB_DIR", "OPTIMUS_HOST", "OPTIMUS_HOSTNAME", "PRIME_RUN_ID", "PRIME_ATTEMPT"})
+"""Variables that say to an attempt where and which it is. A config value of such a name is not handed over."""
 
 
 class Masked(Mapping[str, str]):
@@ -53,11 +57,44 @@ class Masked(Mapping[str, str]):
         return len(self._names or ())
 
 
+class _Secrets(Mapping[str, str]):
+    """The secrets, and which of them a text has asked for in vain: what is missing is told by name, all of it at once.
+
+    assumed: names that are answered with `***` although there is no such secret.
+    """
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
+        self.assumed: set[str] = set()
+        self._missed: str | None = None
+
+    def __getitem__(self, name: str) -> str:
+        return MASK if name in self.assumed else self._given[name]
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.assumed or name in self._given:
+            return True
+        self._missed = str(name)
+        return False
+
+    def missed(self) -> str | None:
+        """The last name that was asked for in vain since this was called last."""
+        name, self._missed = self._missed, None
+        return name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
     """What an instance finds.
 
-    environment: config values without secrets, and the system's variables; secrets: config values made with one.
+    environment: config values without secrets, and the system's variables; secrets: config values made with one. Those
+    that the worker sets for each attempt (`instance_environment`, OWN_VARIABLES) are in neither.
     files: {path below in/: bytes}.
     """
 
@@ -128,12 +165,54 @@ def compile_instance(
     name: the instance's.  scheduled_at: the time the run stands for; started_at: when it was asked for; both aware.
     secrets: by name, or `Masked`.  assets: {path: raw bytes}.  Raises SpecError with every text that does not compile.
     """
+    made = render_instance(
+        bundle, name, scheduled_at=scheduled_at, started_at=started_at, secrets=secrets, assets=assets
+    )
+    if made.problems or made.missing:
+        raise SpecError([*made.problems, *made.missing])
+    return made.compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """An instance, whatever is wrong with it.
+
+    compiled: with "" for what cannot be compiled.  problems: all but these: missing, the places that read a secret
+    which does not exist.
+    """
+
+    compiled: Compiled
+    problems: tuple[Problem, ...]
+    missing: tuple[Problem, ...]
+
+
+def render_instance(
+    bundle: Bundle,
+    name: str,
+    *,
+    scheduled_at: datetime,
+    started_at: datetime,
+    secrets: Mapping[str, str],
+    assets: Mapping[str, bytes],
+) -> Rendering:
+    """As `compile_instance`, for who wants all that is wrong. Raises SpecError for a window that has no interval."""
     compiler = _Compiler(bundle, scheduled_at, started_at, secrets)
-    return compiler.compile(spec_of(bundle.job, name), name, assets)
+    compiled = compiler.compile(spec_of(bundle.job, name), name, assets)
+    return Rendering(compiled, tuple(compiler.problems), tuple(compiler.missing))
+
+
+def spec_file(job: JobSpec) -> str:
+    """What problems of a spec carry for its file, whose path is not known here: `check.relocate` puts it in."""
+    return f"{job.name}/job.yaml"
+
+
+def spec_path(job: JobSpec, spec: TaskSpec | HookSpec) -> str:
+    """Where an instance stands in its spec."""
+    return f"hooks[{job.hooks.index(spec)}]" if isinstance(spec, HookSpec) else "task"
 
 
 class _Compiler:
-    """Collects what goes wrong, so that all of it is said at once."""
+    """Collects what goes wrong, so that all of it is said at once. missing: what reads a secret that is not there."""
 
     def __init__(
         self, bundle: Bundle, scheduled_at: datetime, started_at: datetime, secrets: Mapping[str, str]
@@ -143,36 +222,54 @@ class _Compiler:
         self.scheduled_at = scheduled_at.astimezone(UTC)
         self.started_at = started_at.astimezone(UTC)
         self.problems: list[Problem] = []
+        self.missing: list[Problem] = []
+        self.secrets = _Secrets(secrets)
+        self.defaults: Collection[str] = ()  # the assets that are the plugin's own
         try:
             self.interval = interval_of(bundle, self.scheduled_at)
         except ValueError as error:
-            raise SpecError([Problem(f"{self.job.name}/job.yaml", 1, 1, "task.window", str(error))]) from error
+            raise SpecError([Problem(spec_file(self.job), *_START, "task.window", str(error))]) from error
         self.context: dict[str, object] = {
             "proj": bundle.variables,
-            "secret": secrets,
+            "secret": self.secrets,
             **{f"GLOBAL__{key}": value for key, value in bundle.variables.items()},
         }
 
     def compile(self, spec: TaskSpec | HookSpec, name: str, assets: Mapping[str, bytes]) -> Compiled:
+        """What the instance finds; worth something only where `problems` and `missing` are empty behind it."""
         system = self._system(self.interval)
         self._use(system)
         task_config = self._config(self.job.task, "task", system)
         self.context |= {"task": task_config, **{f"TASK__{key}": value for key, value in task_config.items()}}
-        raw = self._raw_config(spec)
-        config = (
-            self._config(spec, f"hooks[{self.job.hooks.index(spec)}]", system)
-            if isinstance(spec, HookSpec)
-            else task_config
-        )
+        path = spec_path(self.job, spec)
+        config = self._config(spec, path, system) if isinstance(spec, HookSpec) else task_config
         files = self._files(assets, task_config)
-        if self.problems:
-            raise SpecError(self.problems)
-        tainted = {key for key, text in self._raw_config(self.job.task).items() if SECRET_MARK.search(text)}
-        secret = {key: value for key, value in config.items() if key not in system and _is_secret(raw[key], tainted)}
-        environment = {key: value for key, value in config.items() if key not in secret}
+        self._check_environment(config, system, path)
+        given = {key: value for key, value in config.items() if key not in system and key not in OWN_VARIABLES}
+        hidden = made_with_secret(self.bundle, spec)
+        secret = {key: value for key, value in given.items() if key in hidden}
+        environment = {key: value for key, value in given.items() if key not in hidden}
         return Compiled(
             instance=name, window=self.interval, environment=environment | system, secrets=secret, files=files
         )
+
+    def _check_environment(self, config: Mapping[str, str], system: Mapping[str, str], path: str) -> None:
+        """What no program could be started with is told now; the values themselves are not in what is told."""
+        told = {
+            **{f"{path}.config.{key}": (key, value) for key, value in config.items()},
+            "task.name": ("JOB_DESTINATION", system["JOB_DESTINATION"]),
+            "labels": ("JOB_LABELS", job_labels(self.bundle)),
+        }
+        for key, (name, value) in told.items():
+            if (message := argument_problem(value, name)) is not None:
+                self._problem(key, f"{name}: {message}")
+        total = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in told.values())
+        if total > ENVIRONMENT_BYTES_MAX:
+            message = f"its values have {total} bytes; an environment has room for {ENVIRONMENT_BYTES_MAX}; use assets"
+            self._problem(f"{path}.config", message)
+
+    def _problem(self, key: str, message: str) -> None:
+        self.problems.append(Problem(spec_file(self.job), *_START, key, message))
 
     def _use(self, system: Mapping[str, str]) -> None:
         self.context |= {**system, "inst": dict(system)}
@@ -180,8 +277,8 @@ class _Compiler:
     def _system(self, interval: Interval) -> dict[str, str]:
         """Optimus' variables of an instance. JOB_DESTINATION is set once the config it is made of is known."""
         variables = {
-            "DSTART": rfc3339(interval.start),
-            "DEND": rfc3339(interval.end),
+            "DSTART": _with_offset(interval.start),
+            "DEND": _with_offset(interval.end),
             "EXECUTION_TIME": rfc3339(self.started_at),
             "JOB_DESTINATION": "",
         }
@@ -195,34 +292,45 @@ class _Compiler:
             }
         return variables
 
-    def _raw_config(self, spec: TaskSpec | HookSpec) -> dict[str, str]:
-        return {**self.bundle.plugins[spec.name].default_config, **spec.config}
-
     def _config(self, spec: TaskSpec | HookSpec, path: str, system: dict[str, str]) -> dict[str, str]:
         """Render a config. Values that name JOB_DESTINATION come last: it is made from the task's other values."""
-        raw = self._raw_config(spec)
+        raw = raw_config(self.bundle, spec)
         late = {key for key, value in raw.items() if "JOB_DESTINATION" in value}
         config = {key: self._text(value, f"{path}.config.{key}") for key, value in raw.items() if key not in late}
         if isinstance(spec, TaskSpec):
             urn = self.bundle.plugins[spec.name].destination_urn_template
             if urn:
                 self.context |= config
-                system["JOB_DESTINATION"] = self._text(urn, f"{spec.name}: destination_urn_template")
+                system["JOB_DESTINATION"] = self._text(urn, "task.name", name=f"{spec.name}: destination_urn_template")
                 for key in config:
                     del self.context[key]
                 self._use(system)
         return {key: config[key] if key in config else self._text(raw[key], f"{path}.config.{key}") for key in raw}
 
-    def _text(self, text: str, key: str, partials: Mapping[str, str] | None = None, file: str = "") -> str:
+    def _text(
+        self, text: str, key: str, partials: Mapping[str, str] | None = None, *, file: str = "", name: str = ""
+    ) -> str:
+        """Render one text; "" for one that cannot be.
+
+        key: of the spec, which the text is the value of; file: the asset that it is instead. name: what the template's
+        own messages call it.
+        """
         if "{{" not in text:
             return text.strip()
-        try:
-            return render(text, self.context, partials or {}, name=file or key)
-        except TemplateError as error:
-            place = file or f"{self.job.name}/job.yaml"
-            where = "" if file else key
-            self.problems.append(Problem(place, error.line, error.column + 1, where or (error.key or ""), str(error)))
-            return ""
+        self.secrets.assumed.clear()
+        self.secrets.missed()
+        while True:
+            try:
+                return render(text, self.context, partials or {}, name=name or file or key)
+            except TemplateError as error:
+                # A line of a value is none of the spec's file: where the value stands is for `check.relocate` to say.
+                place = (file, error.line, error.column + 1) if file else (spec_file(self.job), *_START)
+                secret = self.secrets.missed()
+                if secret is None or secret != error.key:
+                    self.problems.append(Problem(*place, (error.key or "") if file else key, str(error)))
+                    return ""
+                self.missing.append(Problem(*place, f"secret.{secret}" if file else key, missing_secret(secret)))
+                self.secrets.assumed.add(secret)  # what else is wrong with the text is told as well
 
     def _files(self, assets: Mapping[str, bytes], task_config: Mapping[str, str]) -> dict[str, bytes]:
         defaults = {
@@ -230,8 +338,11 @@ class _Compiler:
             for path, text in self.bundle.plugins[self.job.task.name].default_assets.items()
             if path not in assets
         }
+        for message in asset_problems({**defaults, **assets}):
+            self._problem("assets", message)
         texts: dict[str, str] = {}
         files: dict[str, bytes] = {}
+        self.defaults = defaults.keys()
         for path, data in {**defaults, **assets}.items():
             try:
                 texts[path] = data.decode()
@@ -244,8 +355,14 @@ class _Compiler:
             elif path == QUERY_ASSET and self._one_query_a_day(task_config):
                 files[path] = self._daily(text, path, partials).encode()
             else:
-                files[path] = self._text(text, path, partials, path).encode()
+                files[path] = self._asset(text, path, partials).encode()
         return files
+
+    def _asset(self, text: str, path: str, partials: Mapping[str, str]) -> str:
+        """Render an asset. Of one that is the plugin's own, the user has the plugin's name."""
+        if path in self.defaults:
+            return self._text(text, "task.name", partials, name=f"{self.job.task.name}: {path}")
+        return self._text(text, path, partials, file=path)
 
     def _one_query_a_day(self, task_config: Mapping[str, str]) -> bool:
         return task_config.get("LOAD_METHOD") == "REPLACE" and self.interval.end - self.interval.start > DAY
@@ -259,25 +376,56 @@ class _Compiler:
             day = self._system(Interval(start, start + DAY))
             day["JOB_DESTINATION"] = str(whole["JOB_DESTINATION"])
             self._use(day)
-            parts.append(self._text(text, path, partials, path))
+            parts.append(self._asset(text, path, partials))
             start += DAY
         self.context = whole
         return BREAK_MARKER.join(parts)
 
 
-def _is_secret(text: str, tainted: set[str]) -> bool:
-    """Whether a config value is made with a secret, or with a value of the task that is."""
-    return bool(SECRET_MARK.search(text)) or any(f"TASK__{key}" in text or f".task.{key}" in text for key in tainted)
+def missing_secret(name: str) -> str:
+    """What is told of a text that reads a secret which does not exist."""
+    return f"there is no secret {name}; set it with: prime secret set {name}"
+
+
+def raw_config(bundle: Bundle, spec: TaskSpec | HookSpec) -> dict[str, str]:
+    """The config of an instance before it is rendered: the plugin's defaults below the job's own."""
+    return {**bundle.plugins[spec.name].default_config, **spec.config}
+
+
+def made_with_secret(bundle: Bundle, spec: TaskSpec | HookSpec) -> frozenset[str]:
+    """The keys of an instance's config whose templates read a secret, or a value of the task that is made with one."""
+    task = bundle.job.task
+    tainted = frozenset(key for key, text in raw_config(bundle, task).items() if _reads(text, frozenset()))
+    return frozenset(key for key, text in raw_config(bundle, spec).items() if _reads(text, tainted))
+
+
+def _reads(text: str, tainted: frozenset[str]) -> bool:
+    """Whether a template reads `.secret`, or one of the task's values in `tainted`; `.task` as a whole is all of it."""
+    for first, *rest in paths_read(text):
+        if first == "secret" or (first.removeprefix("TASK__") in tainted and first.startswith("TASK__")):
+            return True
+        if first == "task" and tainted and (not rest or rest[0] in tainted):
+            return True
+    return False
 
 
 def launch(bundle: Bundle, name: str, config: Mapping[str, str], executor: str) -> Launch:
-    """What an instance executes. config: its compiled values.  Raises PluginError where the plugin cannot run so."""
+    """What an instance executes. config: its compiled values.  Raises PluginError where the plugin cannot run so.
+
+    Arguments can be read by every user of a host. So a script in the config that is made with a secret (of the built-in
+    plugins; no other's is rendered) is not handed to a shell of its own as an argument, but evaluated from the
+    environment.
+    """
     spec = spec_of(bundle.job, name)
     plugin = bundle.plugins[spec.name]
     entry = plugin.entrypoint(spec.version, config)
     script = (entry.shell, "-c", entry.script) if entry is not None else None
+    command = plugin.command
+    key = plugin.script_key
+    if entry is not None and config.get(key, "").strip() and key in made_with_secret(bundle, spec):
+        script, command = (entry.shell, "-c", f'eval "${key}"'), ()
     if executor == "process":
-        argv = plugin.command or script
+        argv = command or script
         if argv is None:
             raise PluginError(
                 f"plugin {plugin.name} has no command and no entrypoint script: the process executor has nothing to run"
@@ -316,6 +464,11 @@ def job_labels(bundle: Bundle) -> str:
 def _label(text: str) -> str:
     clean = re.sub(r"[^a-z0-9_-]", "-", text.lower())
     return clean if len(clean) <= LABEL_CHARACTERS_MAX else f"__{clean[-(LABEL_CHARACTERS_MAX - 3) :]}"
+
+
+def _with_offset(at: datetime) -> str:
+    """`2021-02-10T10:00:00+07:00`, as Go writes a time that has a location: `Z` where the offset is none."""
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")[:25]  # an offset has no seconds there
 
 
 def rfc3339(at: datetime) -> str:

@@ -30,6 +30,7 @@ DEPTH_MAX: Final = 64
 PROBLEMS_MAX: Final = 100
 """Problems listed for one document."""
 _WORDS_MAX = 40
+_NEAR_MAX = 5  # told of more words than `_WORDS_MAX`, where any is near
 
 # What YAML 1.2 allows in a stream (section 5.1, c-printable). Looked for first, because only here is the place known.
 _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -113,7 +114,10 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word: `; did you mean 'x'? Known: ...`, or `; known: ...`."""
+    """Return the end of a message about an unknown word: `; did you mean 'x'? Known: ...`, or `; known: ...`.
+
+    Of many known words the nearest few are told, and how many there are.
+    """
     names = sorted(known)
     by_folded = {name.lower(): name for name in names}
     folded = word[:200].lower()
@@ -121,6 +125,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if not close and folded:
         close = [name for name in by_folded if name.startswith(folded)]
     listed = ", ".join(names[:_WORDS_MAX]) + (", ..." if len(names) > _WORDS_MAX else "") or "none"
+    if len(names) > _WORDS_MAX and (near := difflib.get_close_matches(folded, by_folded, n=_NEAR_MAX, cutoff=0.4)):
+        listed = f"{', '.join(by_folded[one] for one in near)}, ... ({len(names)} in all)"
     return f"; did you mean {by_folded[close[0]]!r}? Known: {listed}" if close else f"; known: {listed}"
 
 
@@ -161,10 +167,15 @@ def compose(text: str, file: str, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = Position(file, mark.line + 1, mark.column + 1) if mark else Position(file, 1, 1)
-        context = f" ({error.context})" if error.context else ""
-        problems.add(position, "", f"this is not YAML: {error.problem}{context}")
+        problems.add(position, "", _broken(error))
         return None
     return composer.root
+
+
+def _broken(error: yaml.MarkedYAMLError) -> str:
+    if error.problem and "nesting depth" in error.problem:  # newer parsers look ahead, and have a bound of their own
+        return f"the document is deeper than {DEPTH_MAX} levels"
+    return f"this is not YAML: {error.problem}" + (f" ({error.context})" if error.context else "")
 
 
 class _Refused(Exception):

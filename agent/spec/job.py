@@ -60,7 +60,6 @@ _LATER = "has no effect yet in this version"
 NO_EFFECT_YET: Final = (
     "behavior.max_active_runs",
     "behavior.notify",
-    "behavior.on_agent_lost",
     "behavior.overlap",
     "behavior.retry.rules",
     "behavior.webhook",
@@ -76,7 +75,6 @@ NO_EFFECT_YET: Final = (
     "metadata.airflow.pool",
     "metadata.airflow.queue",
     "metadata.kubernetes",
-    "metadata.scheduler.constraints",
     "metadata.scheduler.pool",
     "metadata.scheduler.pool_slots",
     "metadata.scheduler.priority_weight",

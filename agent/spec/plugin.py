@@ -16,6 +16,7 @@ from agent.spec.document import MappingNode, Problems, Scalar, compose, nearest
 from agent.spec.errors import PluginError, Problem
 from agent.spec.instance import INSTANCE_EXPECTED, INSTANCE_NAME, read_executor
 from agent.spec.jobspec import HookType
+from agent.spec.limits import argument_problem, asset_problems
 from agent.spec.reader import Reader, Reading
 
 DEFAULT: Final = "default"
@@ -132,7 +133,7 @@ def script_asset(names: Iterable[str]) -> str | None:
     return scripts[0] if len(scripts) == 1 else None
 
 
-# The script is handed over in the environment: it may hold a secret, and arguments can be read by every user of a host.
+# Where SCRIPT or COMMAND is made with a secret, `compile.launch` runs it otherwise: arguments are no place for secrets.
 _SHELL_SCRIPT = f"""\
 if [ -n "${{SCRIPT:-}}" ]; then exec /bin/sh -c "$SCRIPT"; fi
 if [ -f "$JOB_DIR/in/{SCRIPT_ASSET}" ]; then exec /bin/sh "$JOB_DIR/in/{SCRIPT_ASSET}"; fi
@@ -197,6 +198,7 @@ def _plugin(reader: Reader) -> Plugin:
         destination_urn_template=reader.string("destination_urn_template", ""),
     )
     _check_runnable(reader, plugin, newer=newer)
+    _check_limits(reader, plugin, newer=newer)
     reader.close()
     return plugin
 
@@ -285,3 +287,18 @@ def _check_runnable(reader: Reader, plugin: Plugin, *, newer: bool) -> None:
         for name, version in plugin.versions.items():
             if not version.image:
                 reader.missing(f"plugin_versions.{name}.image" if newer else "image", "the image to run is required")
+
+
+def _check_limits(reader: Reader, plugin: Plugin, *, newer: bool) -> None:
+    """What no attempt could be started with, or no attempt's folder hold."""
+    config, versions = ("default_config", "plugin_versions") if newer else ("defaultconfig", "entrypoint")
+    for wrong in asset_problems(plugin.default_assets):
+        reader.problem("default_assets" if newer else "defaultassets", wrong)
+    for name, text in plugin.default_config.items():
+        if "{{" not in text and (message := argument_problem(text.strip(), name)) is not None:
+            reader.problem(config, f"{name}: {message}")
+    scripts = [text for one in plugin.versions.values() for text in (one.entrypoint.shell, one.entrypoint.script)]
+    for key, texts in (("command", plugin.command), (versions, scripts)):
+        for text in texts:
+            if (message := argument_problem(text)) is not None:
+                reader.problem(key, message)

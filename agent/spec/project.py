@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.spec.document import Problems, compose, shorten
-from agent.spec.errors import Problem
+from agent.spec.errors import Position, Problem
 from agent.spec.instance import CHARACTERS, VERSIONS, read_window
 from agent.spec.jobspec import WindowSpec
 from agent.spec.reader import Reader, Reading
@@ -61,6 +61,14 @@ def parse_project(text: str, file: str) -> tuple[ProjectConfig | None, tuple[Pro
     reader = Reader.of_document(compose(text, file, problems), file, Reading(problems, _NOTES))
     project = _project(reader)
     return None if problems.refused else project, problems.listed()
+
+
+def project_positions(text: str, file: str) -> dict[str, Position]:
+    """Return the place of every value of an `optimus.yaml`, by the path of its key. Raises nothing."""
+    problems = Problems()
+    reading = Reading(problems)
+    _project(Reader.of_document(compose(text, file, problems), file, reading))
+    return reading.positions
 
 
 def _project(reader: Reader) -> ProjectConfig:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -41,7 +41,8 @@ class Interval:
     """A stretch of time, `end` excluded.
 
     Attributes:
-        start, end: aware, in UTC. `start` is later only where a shift by months runs over the ends of both months.
+        start, end: aware; in UTC, and those of version 3 at the offset that its location has then. `start` is later
+            only where a shift by months runs over the ends of both months.
     """
 
     start: datetime
@@ -286,7 +287,7 @@ class _WindowV3:
             end = self._align(_utc(reference))
             start = self.size.add_to(end, self.zone, -1)
             start, end = (self.shift_by.add_to(at, self.zone, 1) for at in (start, end))
-            return Interval(_resolve(start, self.zone), _resolve(end, self.zone))
+            return Interval(_on_clock(start, self.zone), _on_clock(end, self.zone))
         except OverflowError as error:
             raise _out_of_range(reference) from error
 
@@ -318,6 +319,12 @@ def _span_v3(key: str, text: str) -> _SpanV3:
 
 def _local(at: datetime, zone: ZoneInfo) -> datetime:
     return at if at.tzinfo is None else at.astimezone(zone).replace(tzinfo=None)
+
+
+def _on_clock(at: datetime, zone: ZoneInfo) -> datetime:
+    """An instant or a local time as the clocks of `zone` show it, at a fixed offset: lengths are elapsed time."""
+    offset = _resolve(at, zone).astimezone(zone).utcoffset()
+    return _resolve(at, zone).astimezone(timezone(offset) if offset else UTC)
 
 
 def _resolve(at: datetime, zone: ZoneInfo) -> datetime:

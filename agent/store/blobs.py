@@ -9,8 +9,8 @@ second needs no record of its own and so survives a restart; storing a blob agai
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -21,11 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.store.errors import BlobDamaged, BlobError, BlobMissing, BlobTooLarge
+from agent.spec.limits import ASSET_BYTES_MAX
+from agent.store.errors import BlobDamaged, BlobError, BlobMissing, BlobTooLarge, is_full
 
-BLOB_BYTES_MAX: Final = 16 * 1024 * 1024
+log = logging.getLogger(__name__)
+
+BLOB_BYTES_MAX: Final = ASSET_BYTES_MAX
 YOUNG_MS: Final = 60 * 60 * 1000
 _OPEN_FILES_MAX: Final = 64  # of one batch
+_READ_BYTES: Final = 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,6 +39,11 @@ class Swept:
 
     count: int
     bytes: int
+
+
+def name_of(data: bytes) -> str:
+    """The name of a blob of these bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class BlobStore:
@@ -74,18 +83,23 @@ class BlobStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise BlobMissing(f"blob {digest} is not on this agent ({path}): fetch it from another") from error
+            raise BlobMissing(
+                f"blob {digest} is not on this agent ({path}): it was swept or lost; apply its job again"
+            ) from error
         except OSError as error:
             raise BlobDamaged(f"{path}: could not be read: {error.strerror}. Check the disk.") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise BlobDamaged(
                 f"{path}: its {len(data)} bytes are not those its name stands for: the disk has changed them. "
-                "Remove the file and store the blob again, or fetch it from another agent; check the disk."
+                "Check the disk, then apply the job again: what is damaged is written anew by that."
             )
         return data
 
     def put(self, data: bytes) -> str:
-        """Store one blob durably and return its name. Cheap if it is there. Raises BlobTooLarge, BlobError."""
+        """Store one blob durably and return its name. Raises BlobTooLarge, BlobError.
+
+        What is there already is read and kept; if it is damaged, it is written anew (P9).
+        """
         return self.put_all([data])[0]
 
     def put_all(self, blobs: Iterable[bytes]) -> list[str]:
@@ -100,7 +114,7 @@ class BlobStore:
                 raise BlobTooLarge(
                     f"a blob of {len(data)} bytes: {self._max_bytes} are allowed; make the asset smaller"
                 )
-            digest = hashlib.sha256(data).hexdigest()
+            digest = name_of(data)
             names.append(digest)
             batch[digest] = data
             if len(batch) == _OPEN_FILES_MAX:
@@ -115,7 +129,7 @@ class BlobStore:
             with self._storing(self._root):
                 for digest, data in batch.items():
                     path = self.path(digest)
-                    if (there := self._find(path, len(data))) is not None:
+                    if (there := self._find(path, digest)) is not None:
                         written.append((there, "", path))
                         continue
                     file, temporary = tempfile.mkstemp(dir=self._temporary)
@@ -137,18 +151,19 @@ class BlobStore:
                 if temporary:
                     Path(temporary).unlink()  # its space may be needed
 
-    def _find(self, path: Path, size: int) -> int | None:
-        """Open the blob if it is there in its full size, and make it young. It may not be durable yet: sync it."""
+    def _find(self, path: Path, digest: str) -> int | None:
+        """Open the blob if it is there and sound, and make it young. It may not be durable yet: sync it."""
         with self._lock:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            if os.fstat(file).st_size != size:
-                os.close(file)
-                return None
             os.utime(file)
+        if _is_sound(file, digest):
             return file
+        os.close(file)
+        log.warning("a damaged blob is written anew; check the disk", extra={"blob": digest})
+        return None
 
     def pin(self, digests: Iterable[str], until_ms: int) -> None:
         """Keep these from being swept until then (ms since the epoch). A restart forgets it: see the module's text."""
@@ -195,8 +210,7 @@ class BlobStore:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "free some space" if full else "check the disk and its permissions"
+            what = "free some space" if is_full(error) else "check the disk and its permissions"
             raise BlobError(f"{where}: could not store a blob: {error.strerror or error}: {what}") from error
 
     def _make_directory(self, path: Path) -> None:
@@ -222,6 +236,18 @@ class BlobStore:
                 "check the disk, then start the agent again"
             )
             raise
+
+
+def _is_sound(file: int, digest: str) -> bool:
+    """Whether the bytes of an open file are those that the name stands for. What cannot be read is not."""
+    found = hashlib.sha256()
+    try:
+        while piece := os.read(file, _READ_BYTES):
+            found.update(piece)
+    except OSError as error:
+        log.warning("a blob cannot be read", extra={"blob": digest, "error": str(error)})
+        return False
+    return found.hexdigest() == digest
 
 
 def _write(file: int, data: bytes) -> None:

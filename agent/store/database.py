@@ -7,8 +7,7 @@ time (a restored backup, an empty one) is filled again from the history.
 
 SQLite and PostgreSQL, through peewee, by URL: `sqlite:///relative/path`, `sqlite:////absolute/path`,
 `postgresql://user:password@host:5432/name?sslmode=require` (whatever libpq takes in a URI). PostgreSQL needs a driver,
-`pip install 'psycopg[binary]'`. Statements keep to what both understand; times are ISO 8601 text with `Z`, which
-PostgreSQL stores as TIMESTAMPTZ and SQLite's date functions read as it is.
+`pip install 'psycopg[binary]'`. The tables are in `database_tables`.
 """
 
 from __future__ import annotations
@@ -19,39 +18,49 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peewee import (
-    AutoField,
-    BigIntegerField,
-    CompositeKey,
     Database,
-    Field,
     Model,
     PeeweeException,
     PostgresqlDatabase,
     SqliteDatabase,
-    TextField,
     chunked,
 )
 
+from agent.store import database_tables as tables
+from agent.store.database_tables import MirroredAttempt, MirroredInstance, MirroredRun
 from agent.store.errors import HistoryError, MirrorError
-from agent.store.history import START, FinishedRun, History, Position
+from agent.store.history import START, FinishedRun, History, Hole, Position
+
+__all__ = [
+    "FencedOut",
+    "Mirror",
+    "MirrorStatus",
+    "MirroredAttempt",
+    "MirroredInstance",
+    "MirroredRun",
+    "Progress",
+    "open_database",
+    "run",
+]
 
 log = logging.getLogger(__name__)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INSERT_ROWS = 500  # SQLite binds at most 32,766 values a statement
-_BUSY_S = 10
-# A database that has gone away must not hold the mirror's thread for longer than this.
-_POSTGRESQL_LIMITS = {
+_INSERT_ROWS: Final = 500  # SQLite binds at most 32,766 values a statement
+_BUSY_S: Final = 10
+# A database that has gone away must not hold the mirror's thread for long, nor a writer that has gone away the fence.
+_POSTGRESQL_LIMITS: Final = {
     "connect_timeout": "10",
     "tcp_user_timeout": "30000",
-    "options": "-c statement_timeout=60000 -c lock_timeout=10000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "options": "-c statement_timeout=60000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000",
     "application_name": "prime",
 }
 
@@ -61,42 +70,15 @@ class FencedOut(MirrorError):
 
 
 @dataclass(frozen=True, slots=True)
-class MirroredAttempt:
-    """One attempt as the database shows it. Times in milliseconds since the epoch."""
-
-    number: int
-    agent: str
-    state: str
-    reason: str | None
-    exit_code: int | None
-    started_at_ms: int | None
-    finished_at_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class MirroredInstance:
-    """The task or a hook of a run. type: what kind of instance it is."""
-
-    name: str
-    type: str
-    state: str
-    reason: str | None
-    attempts: tuple[MirroredAttempt, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MirroredRun:
-    """What a packed record holds beside the facts of its FinishedRun."""
-
-    instances: tuple[MirroredInstance, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
-    """What one step did. mirrored: records taken; behind: records that still wait, counted up to a bound."""
+    """What one step did. mirrored: records taken; behind: records that still wait, counted up to a bound.
+
+    missing: what the history has to get before there can be more; None = nothing.
+    """
 
     mirrored: int
     behind: int
+    missing: Hole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,139 +92,6 @@ class MirrorStatus:
     watermark: Position | None
     behind: int | None
     last_error: str | None
-
-
-class _Time(Field):
-    """A moment in UTC, given in milliseconds since the epoch."""
-
-    field_type = "TIMESTAMPTZ"
-
-    def db_value(self, value: int | None) -> str | None:
-        if value is None:
-            return None
-        return (_EPOCH + timedelta(milliseconds=value)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class _Text(TextField):
-    """Text that any database takes: PostgreSQL refuses NUL, and one such value must not stop the mirror for ever."""
-
-    def db_value(self, value: str | None) -> str | None:
-        return None if value is None else value.replace("\0", "\ufffd")
-
-
-# The models name the columns for peewee; the tables are made by the migrations below.
-class _Run(Model):
-    run_id = _Text(primary_key=True)
-    generation = BigIntegerField()
-    log_index = BigIntegerField()
-    ordinal = BigIntegerField()
-    project = _Text()
-    namespace = _Text()
-    job = _Text()
-    origin = _Text()
-    state = _Text()
-    reason = _Text(null=True)
-    requested_by = _Text()
-    scheduled_at = _Time()
-    created_at = _Time()
-    started_at = _Time(null=True)
-    finished_at = _Time()
-
-    class Meta:
-        table_name = "prime_runs"
-
-
-class _Instance(Model):
-    run_id = _Text()
-    name = _Text()
-    type = _Text()
-    state = _Text()
-    reason = _Text(null=True)
-
-    class Meta:
-        table_name = "prime_instances"
-        primary_key = CompositeKey("run_id", "name")
-
-
-class _Attempt(Model):
-    run_id = _Text()
-    instance = _Text()
-    number = BigIntegerField()
-    agent = _Text()
-    state = _Text()
-    reason = _Text(null=True)
-    exit_code = BigIntegerField(null=True)
-    started_at = _Time(null=True)
-    finished_at = _Time(null=True)
-
-    class Meta:
-        table_name = "prime_attempts"
-        primary_key = CompositeKey("run_id", "instance", "number")
-
-
-class _Fence(Model):
-    """One row: who may write (generation, term), and up to where it is written (the watermark)."""
-
-    id = BigIntegerField(primary_key=True)
-    generation = BigIntegerField()
-    term = BigIntegerField()
-    mark_generation = BigIntegerField()
-    log_index = BigIntegerField()
-    ordinal = BigIntegerField()
-    gaps = BigIntegerField()
-
-    class Meta:
-        table_name = "prime_fence"
-
-
-class _Gap(Model):
-    """Records after (from_...) up to (to_...) that no history held any more when the mirror came to them."""
-
-    id = AutoField()
-    generation = BigIntegerField()
-    from_index = BigIntegerField()
-    from_ordinal = BigIntegerField()
-    to_index = BigIntegerField()
-    to_ordinal = BigIntegerField()
-
-    class Meta:
-        table_name = "prime_gaps"
-
-
-class _Schema(Model):
-    version = BigIntegerField(primary_key=True)
-
-    class Meta:
-        table_name = "prime_schema"
-
-
-# {id} is how the database numbers rows by itself; all else both understand alike.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE prime_runs (
-            run_id TEXT PRIMARY KEY, generation BIGINT NOT NULL, log_index BIGINT NOT NULL, ordinal BIGINT NOT NULL,
-            project TEXT NOT NULL, namespace TEXT NOT NULL, job TEXT NOT NULL, origin TEXT NOT NULL,
-            state TEXT NOT NULL, reason TEXT, requested_by TEXT NOT NULL, scheduled_at TIMESTAMPTZ NOT NULL,
-            created_at TIMESTAMPTZ NOT NULL, started_at TIMESTAMPTZ, finished_at TIMESTAMPTZ NOT NULL)""",
-        "CREATE INDEX prime_runs_by_job ON prime_runs (project, job, scheduled_at)",
-        "CREATE INDEX prime_runs_by_end ON prime_runs (finished_at)",
-        """CREATE TABLE prime_instances (
-            run_id TEXT NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, state TEXT NOT NULL, reason TEXT,
-            PRIMARY KEY (run_id, name))""",
-        """CREATE TABLE prime_attempts (
-            run_id TEXT NOT NULL, instance TEXT NOT NULL, number BIGINT NOT NULL, agent TEXT NOT NULL,
-            state TEXT NOT NULL, reason TEXT, exit_code BIGINT, started_at TIMESTAMPTZ, finished_at TIMESTAMPTZ,
-            PRIMARY KEY (run_id, instance, number))""",
-        """CREATE TABLE prime_fence (
-            id BIGINT PRIMARY KEY CHECK (id = 1), generation BIGINT NOT NULL, term BIGINT NOT NULL,
-            mark_generation BIGINT NOT NULL, log_index BIGINT NOT NULL, ordinal BIGINT NOT NULL,
-            gaps BIGINT NOT NULL)""",
-        "INSERT INTO prime_fence VALUES (1, 0, 0, 0, 0, 0, 0)",
-        """CREATE TABLE prime_gaps (
-            id {id}, generation BIGINT NOT NULL, from_index BIGINT NOT NULL, from_ordinal BIGINT NOT NULL,
-            to_index BIGINT NOT NULL, to_ordinal BIGINT NOT NULL)""",
-    ),
-)
 
 
 def open_database(url: str) -> Database:
@@ -307,15 +156,38 @@ class Mirror:
                 self._migrate()
                 with self._exclusive():
                     mark, progress = self._write_batch(history, generation, term, batch)
-        except (PeeweeException, OverflowError) as error:  # OverflowError: a time past the year 9999
-            failure = MirrorError(f"database {self.name}: {' '.join(str(error).split())}; it is tried again")
-            self._status = MirrorStatus(self._status.watermark, self._status.behind, str(failure))
-            raise failure from error
         except (MirrorError, HistoryError) as error:
-            self._status = MirrorStatus(self._status.watermark, self._status.behind, str(error))
+            self._failed(str(error))
             raise
-        self._status = MirrorStatus(mark, progress.behind, None)
+        except (PeeweeException, OverflowError) as error:  # OverflowError: a time past the year 9999
+            raise self._failed(f"{' '.join(str(error).split())}; it is tried again") from error
+        except Exception as error:  # of a driver; a mirror that fails must not end the agent (P5)
+            raise self._failed(f"{error!r}; it is tried again") from error
+        missing = None if progress.missing is None else _waiting_for(progress.missing)
+        self._status = MirrorStatus(mark, progress.behind, missing)
         return progress
+
+    def look(self, *, generation: int) -> None:
+        """See up to where the database has the history, for an agent that does not write it: `status` tells.
+
+        What the database has not got must be kept by all agents, whoever leads next (P5). Raises MirrorError.
+        """
+        try:
+            with self._database.connection_context():
+                watermark = START
+                if self._database.table_exists("prime_fence"):
+                    for fence in tables.Fence.select().execute(self._database):
+                        if fence.mark_generation == generation:
+                            watermark = (fence.log_index, fence.ordinal)
+        except Exception as error:  # as in `step`
+            raise self._failed(" ".join(str(error).split())) from error
+        self._status = MirrorStatus(watermark, None, None)
+
+    def _failed(self, message: str) -> MirrorError:
+        """Note it. A message that does not name the database gets its name."""
+        text = message if self.name in message else f"database {self.name}: {message}"
+        self._status = MirrorStatus(self._status.watermark, self._status.behind, text)
+        return MirrorError(text)
 
     def _exclusive(self) -> Any:
         """A transaction that writes; SQLite is told so at its begin, as a later upgrade of the lock may fail."""
@@ -330,18 +202,19 @@ class Mirror:
         if not database.table_exists("prime_schema"):
             with self._exclusive():
                 self._execute("CREATE TABLE IF NOT EXISTS prime_schema (version BIGINT PRIMARY KEY)")
-        versions = [version for (version,) in _Schema.select(_Schema.version).tuples().execute(database)]
-        found = max(versions, default=0)
-        if found > len(_MIGRATIONS):
+        rows = tables.Schema.select(tables.Schema.version).tuples().execute(database)
+        found = max((version for (version,) in rows), default=0)
+        if found > len(tables.MIGRATIONS):
             raise MirrorError(
-                f"database {self.name} has schema {found}, this prime knows {len(_MIGRATIONS)}: upgrade this agent"
+                f"database {self.name} has schema {found}, this prime knows {len(tables.MIGRATIONS)}: "
+                "upgrade this agent"
             )
         number = "INTEGER PRIMARY KEY" if self._is_sqlite else "BIGSERIAL PRIMARY KEY"
-        for version in range(found + 1, len(_MIGRATIONS) + 1):
+        for version in range(found + 1, len(tables.MIGRATIONS) + 1):
             with self._exclusive():
-                for statement in _MIGRATIONS[version - 1]:
+                for statement in tables.MIGRATIONS[version - 1]:
                     self._execute(statement.replace("{id}", number))
-                _Schema.insert(version=version).execute(database)
+                tables.Schema.insert(version=version).execute(database)
 
     def _execute(self, statement: str) -> None:
         self._database.execute_sql(statement)  # type: ignore[no-untyped-call]  # peewee's stubs leave it untyped
@@ -352,24 +225,29 @@ class Mirror:
         # After a recovery log positions are given anew: what an older generation mirrored says nothing about them.
         start = stored if fence.mark_generation == generation else START
         tail = history.tail(start, batch)
-        mark = tail.runs[-1].position if tail.runs else start
-        if start > (last := history.last()):
+        if start > tail.end:
             raise MirrorError(
-                f"database {self.name} is at {start}, this agent's history ends at {last}: the database belongs to "
+                f"database {self.name} is at {start}, this agent's history ends at {tail.end}: the database belongs to "
                 "another cluster, or the history was lost; the mirror goes on when the history has passed it"
             )
+        self._write_rows(generation, tail.runs)
+        mark = max(tail.runs[-1].position if tail.runs else start, tail.pruned)
         if stored < tail.pruned:
             self._record_gap(generation, stored, tail.pruned)
-        self._write_rows(generation, tail.runs)
-        mark = max(mark, tail.pruned)
-        _Fence.update(mark_generation=generation, log_index=mark[0], ordinal=mark[1]).execute(self._database)
-        return mark, Progress(len(tail.runs), tail.behind - len(tail.runs))
+        for hole in tail.lost:
+            if hole.after <= mark:
+                self._record_gap(generation, max(hole.after, start), hole.to)
+                mark = max(mark, hole.to)
+        tables.Fence.update(mark_generation=generation, log_index=mark[0], ordinal=mark[1]).execute(self._database)
+        return mark, Progress(len(tail.runs), tail.behind - len(tail.runs), tail.missing)
 
-    def _take_fence(self, generation: int, term: int) -> _Fence:
+    def _take_fence(self, generation: int, term: int) -> tables.Fence:
         """Lock the fence row for this transaction, or learn that this writer is deposed."""
-        not_later = (_Fence.generation < generation) | ((_Fence.generation == generation) & (_Fence.term <= term))
-        taken = _Fence.update(generation=generation, term=term).where(not_later).execute(self._database)
-        rows: list[_Fence] = list(_Fence.select().execute(self._database))
+        not_later = (tables.Fence.generation < generation) | (
+            (tables.Fence.generation == generation) & (tables.Fence.term <= term)
+        )
+        taken = tables.Fence.update(generation=generation, term=term).where(not_later).execute(self._database)
+        rows: list[tables.Fence] = list(tables.Fence.select().execute(self._database))
         if not rows:
             raise MirrorError(
                 f"database {self.name} has no row in prime_fence: restore it, or drop all prime_ tables to start anew"
@@ -382,29 +260,29 @@ class Mirror:
         return rows[0]
 
     def _record_gap(self, generation: int, start: Position, end: Position) -> None:
-        log.warning(
-            "mirror.gap database=%s from=%s to=%s: the history was pruned before the mirror came", self.name, start, end
-        )
-        gap = _Gap.insert(
+        log.warning("mirror.gap database=%s from=%s to=%s: no history has that any more", self.name, start, end)
+        gap = tables.Gap.insert(
             generation=generation, from_index=start[0], from_ordinal=start[1], to_index=end[0], to_ordinal=end[1]
         )
         gap.execute(self._database)
-        _Fence.update(gaps=_Fence.gaps + 1).execute(self._database)
+        tables.Fence.update(gaps=tables.Fence.gaps + 1).execute(self._database)
 
     def _write_rows(self, generation: int, runs: Sequence[FinishedRun]) -> None:
         """Replace the rows of these runs, except of those of which the database has this end or a later one."""
         latest = {run.run_id: run for run in runs}  # in the log's order: the last end of a run stays
-        columns = (_Run.run_id, _Run.generation, _Run.log_index, _Run.ordinal)
-        present = _Run.select(*columns).where(_Run.run_id.in_(list(latest))).tuples().execute(self._database)
+        columns = (tables.Run.run_id, tables.Run.generation, tables.Run.log_index, tables.Run.ordinal)
+        present = (
+            tables.Run.select(*columns).where(tables.Run.run_id.in_(list(latest))).tuples().execute(self._database)
+        )
         for run_id, *position in present:
             if tuple(position) >= (generation, *latest[run_id].position):
                 del latest[run_id]
-        for model in (_Run, _Instance, _Attempt):
+        for model in (tables.Run, tables.Instance, tables.Attempt):
             model.delete().where(model.run_id.in_(list(latest))).execute(self._database)
         decoded = [(run, self._decoded(run)) for run in latest.values()]
-        self._insert(_Run, (_run_row(generation, run) for run in latest.values()))
-        self._insert(_Instance, (row for run, held in decoded for row in _instance_rows(run.run_id, held)))
-        self._insert(_Attempt, (row for run, held in decoded for row in _attempt_rows(run.run_id, held)))
+        self._insert(tables.Run, (tables.run_row(generation, run) for run in latest.values()))
+        self._insert(tables.Instance, (row for run, held in decoded for row in tables.instance_rows(run.run_id, held)))
+        self._insert(tables.Attempt, (row for run, held in decoded for row in tables.attempt_rows(run.run_id, held)))
 
     def _insert(self, model: type[Model], rows: Iterable[dict[str, Any]]) -> None:
         for some in chunked(rows, _INSERT_ROWS):
@@ -420,51 +298,8 @@ class Mirror:
             ) from error
 
 
-def _run_row(generation: int, run: FinishedRun) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "generation": generation,
-        "log_index": run.index,
-        "ordinal": run.ordinal,
-        "project": run.project,
-        "namespace": run.namespace,
-        "job": run.job,
-        "origin": run.origin,
-        "state": run.state,
-        "reason": run.reason,
-        "requested_by": run.requested_by,
-        "scheduled_at": run.scheduled_at_ms,
-        "created_at": run.created_at_ms,
-        "started_at": run.started_at_ms,
-        "finished_at": run.finished_at_ms,
-    }
-
-
-def _instance_rows(run_id: str, held: MirroredRun) -> Iterable[dict[str, Any]]:
-    for instance in held.instances:
-        yield {
-            "run_id": run_id,
-            "name": instance.name,
-            "type": instance.type,
-            "state": instance.state,
-            "reason": instance.reason,
-        }
-
-
-def _attempt_rows(run_id: str, held: MirroredRun) -> Iterable[dict[str, Any]]:
-    for instance in held.instances:
-        for attempt in instance.attempts:
-            yield {
-                "run_id": run_id,
-                "instance": instance.name,
-                "number": attempt.number,
-                "agent": attempt.agent,
-                "state": attempt.state,
-                "reason": attempt.reason,
-                "exit_code": attempt.exit_code,
-                "started_at": attempt.started_at_ms,
-                "finished_at": attempt.finished_at_ms,
-            }
+def _waiting_for(hole: Hole) -> str:
+    return f"waits for finished runs after {hole.after} up to {hole.to}, which this agent fetches from others"
 
 
 async def run(
@@ -489,6 +324,7 @@ async def run(
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mirror")
     step = partial(mirror.step, history, generation=generation, term=term, batch=batch)
     backoff_s, working = backoff_first_s, None
+    missing: Hole | None = None
     try:
         while True:
             wake.clear()  # before the step: what is appended during it is looked for in the next one
@@ -506,8 +342,10 @@ async def run(
                 continue
             if not working:
                 log.info("mirror.working database=%s behind=%d", mirror.name, progress.behind)
-            backoff_s, working = backoff_first_s, True
-            if not progress.behind:
+            if progress.missing != missing and progress.missing is not None:
+                log.warning("mirror.waiting database=%s %s", mirror.name, _waiting_for(progress.missing))
+            backoff_s, working, missing = backoff_first_s, True, progress.missing
+            if progress.missing is not None or not progress.behind:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(idle_s):  # `wait_for` of 3.11 may swallow a cancel that meets the wake
                         await wake.wait()

@@ -3,7 +3,7 @@
     StoreError
     ├── BlobError
     │   ├── BlobTooLarge      the caller's: more bytes than a blob may have
-    │   ├── BlobMissing       no blob of that name here; another agent may have it
+    │   ├── BlobMissing       no blob of that name here: swept, or lost
     │   └── BlobDamaged       the file is there and its bytes are not those its name promises (P9)
     ├── JournalError
     │   ├── JournalDamaged    the worker's journal cannot be trusted; work must not start (P9)
@@ -18,6 +18,11 @@ Each message says what was wrong, where, and what to do.
 """
 
 from __future__ import annotations
+
+import errno
+from typing import Final
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StoreError(Exception):
@@ -70,3 +75,9 @@ class MirrorError(StoreError):
 
 class LogsError(StoreError):
     """An attempt's log segments cannot be read or written."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether `error` says that the disk, or the quota, is full: the same call may succeed when there is room."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    return isinstance(error, JournalFull | HistoryFull) or (isinstance(cause, OSError) and cause.errno in _FULL)

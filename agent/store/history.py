@@ -15,59 +15,44 @@ import base64
 import binascii
 import sqlite3
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Final, TypeAlias
 
-import crc32c
 import msgspec
 
+from agent.store import history_holes as holes
 from agent.store.errors import HistoryError, HistoryFull
+from agent.store.history_file import open_file, pruned, transaction, used_bytes
+from agent.store.history_holes import Hole
+from agent.store.history_rows import COLUMNS, START, FinishedRun, Position, StoredRun, end_of, pack
 
-KEEP_MS = 365 * 24 * 3600 * 1000
-MAX_BYTES = 2 * 1024**3
-UNMIRRORED_MAX_BYTES = 20 * 1024**3
+__all__ = [
+    "START",
+    "FinishedRun",
+    "History",
+    "Hole",
+    "Part",
+    "Position",
+    "RunFilter",
+    "StoredRun",
+    "Tail",
+    "decode_cursor",
+    "encode_cursor",
+    "end_of",
+    "pack",
+]
 
-Position: TypeAlias = tuple[int, int]
-"""(index, ordinal): where in the log a run ended. (0, 0) is before everything."""
+KEEP_MS: Final = 365 * 24 * 3600 * 1000
+MAX_BYTES: Final = 2 * 1024**3
+UNMIRRORED_MAX_BYTES: Final = 20 * 1024**3
 
-START: Position = (0, 0)
-
-_PRUNE_ROWS = 500  # a delete of this many rows holds the writer for some milliseconds
-_VACUUM_PAGES = 16384  # 64 MiB given back to the file system at a prune, at most
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """One end of one run.
-
-    index, ordinal: the log index of the command that ended it, and its place among the runs which that command ended.
-    record: the run as the run table packed it; opaque here, compressed on disk.
-    """
-
-    index: int
-    ordinal: int
-    run_id: str
-    project: str
-    namespace: str
-    job: str
-    origin: str
-    state: str
-    reason: str | None
-    requested_by: str
-    scheduled_at_ms: int
-    created_at_ms: int
-    started_at_ms: int | None
-    finished_at_ms: int
-    record: bytes
-
-    @property
-    def position(self) -> Position:
-        """(index, ordinal)."""
-        return self.index, self.ordinal
+_PRUNE_ROWS: Final = 500  # a delete of this many rows holds the writer for some milliseconds
+_VACUUM_PAGES: Final = 16384  # 64 MiB given back to the file system at a prune, at most
+_TAIL_BYTES: Final = 4 * 1024**2  # of packed records at a look
+_ROW_BYTES: Final = 200  # about, of a row without its record
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,46 +72,40 @@ class RunFilter:
 class Tail:
     """One consistent look at what follows a position.
 
-    runs: the next records, in order.
+    runs: the next records, in order, up to where one may be missing.
     behind: how many records follow the position, counted up to a bound.
     pruned: the latest position that has been pruned; a reader whose position is before it has missed something.
+    end: the latest position that is, was, or ought to be here.
+    missing: what has to be fetched before the reader can go on; None = nothing among `runs` and right behind them.
+    lost: what follows the position and nobody has, in order.
     """
 
     runs: Sequence[FinishedRun]
     behind: int
     pruned: Position
+    end: Position = START
+    missing: Hole | None = None
+    lost: Sequence[Hole] = ()
 
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a history has for another one that asked for what follows a position.
+
+    rows: the next records. complete: all that ended up to there is in `rows`; the position asked for where this history
+    has nothing right behind it. resumes: then, after which position it has something again; None = it may come yet.
+    """
+
+    rows: Sequence[StoredRun]
+    complete: Position
+    resumes: Position | None = None
+
+
+_LAST: Position = end_of(2**62)
 
 _Runs: TypeAlias = list[FinishedRun]  # `list` means the method inside the class
+_Rows: TypeAlias = list[StoredRun]
 _Ids: TypeAlias = list[str]
-
-_COLUMNS = (
-    "log_index, ordinal, run_id, project, namespace, job, origin, state, reason, requested_by, "
-    "scheduled_at_ms, created_at_ms, started_at_ms, finished_at_ms, record"
-)
-
-# `latest` marks a run's last end. The three partial indexes answer listings in order without touching the rows: the
-# filters that do not lead in an index are columns at its end, so that what is passed over costs an index entry only.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE finished_run (
-            log_index INTEGER NOT NULL, ordinal INTEGER NOT NULL, run_id TEXT NOT NULL, project TEXT NOT NULL,
-            namespace TEXT NOT NULL, job TEXT NOT NULL, origin TEXT NOT NULL, state TEXT NOT NULL, reason TEXT,
-            requested_by TEXT NOT NULL, scheduled_at_ms INTEGER NOT NULL, created_at_ms INTEGER NOT NULL,
-            started_at_ms INTEGER, finished_at_ms INTEGER NOT NULL, latest INTEGER NOT NULL,
-            checksum INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (log_index, ordinal))""",
-        "CREATE INDEX by_run ON finished_run (run_id, log_index, ordinal)",
-        """CREATE INDEX by_created ON finished_run
-            (created_at_ms, run_id, project, namespace, job, state, origin) WHERE latest = 1""",
-        """CREATE INDEX by_project ON finished_run
-            (project, created_at_ms, run_id, namespace, job, state, origin) WHERE latest = 1""",
-        """CREATE INDEX by_job ON finished_run
-            (project, job, created_at_ms, run_id, namespace, state, origin) WHERE latest = 1""",
-        """CREATE TABLE mark (one INTEGER PRIMARY KEY CHECK (one = 1), covered_index INTEGER NOT NULL,
-            pruned_index INTEGER NOT NULL, pruned_ordinal INTEGER NOT NULL)""",
-        "INSERT INTO mark VALUES (1, 0, 0, 0)",
-    ),
-)
 
 
 def encode_cursor(created_at_ms: int, run_id: str) -> str:
@@ -160,30 +139,15 @@ class History:
         self._reader = reader
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._holes = holes.read(writer)
 
     @classmethod
     def open(cls, path: Path) -> History:
-        """Open the history at `path`, making or migrating it where needed; its folder must exist.
+        """Open the history at `path`, made (0600) or migrated where needed; its folder must exist.
 
         Raises HistoryError where it cannot be opened, is not a history, or was written by a newer prime.
         """
-        connections: list[sqlite3.Connection] = []
-        try:
-            connections.append(writer := _connect(path))
-            connections.append(reader := _connect(path))
-            writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first table
-            writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute("PRAGMA synchronous = FULL")
-            reader.execute("PRAGMA query_only = 1")
-            _migrate(path, writer)
-        except (sqlite3.Error, HistoryError) as error:
-            for connection in connections:
-                connection.close()
-            if isinstance(error, HistoryError):
-                raise
-            raise HistoryError(
-                f"history {path} cannot be opened: {error}; is it a file of prime's, on a sound disk?"
-            ) from error
+        writer, reader = open_file(path)
         return cls(path, writer, reader)
 
     def close(self) -> None:
@@ -200,44 +164,42 @@ class History:
         stands at the same position: then this file does not belong to this log.
         """
         with self._write() as sql:
-            pruned = _pruned(sql)
+            gone = pruned(sql)
             for run in runs:
-                if run.position > pruned:
-                    self._insert(sql, run)
+                if run.position > gone:
+                    self._insert(sql, pack(run))
 
-    def _insert(self, sql: sqlite3.Connection, run: FinishedRun) -> None:
-        at = (run.index, run.ordinal)
+    def _insert(self, sql: sqlite3.Connection, row: StoredRun) -> None:
+        at = row.position
         present = sql.execute("SELECT run_id FROM finished_run WHERE (log_index, ordinal) = (?, ?)", at).fetchone()
         if present is not None:
-            if present[0] != run.run_id:
+            if present[0] != row.run_id:
                 raise HistoryError(
-                    f"history {self._path}: run {present[0]} ended at {at}, where the log says {run.run_id}: this file "
+                    f"history {self._path}: run {present[0]} ended at {at}, where the log says {row.run_id}: this file "
                     "belongs to another log; move it away and restart the agent"
                 )
             return
         sql.execute(
             "UPDATE finished_run SET latest = 0 WHERE run_id = ? AND latest = 1 AND (log_index, ordinal) < (?, ?)",
-            (run.run_id, *at),
+            (row.run_id, *at),
         )
         later = sql.execute(
-            "SELECT 1 FROM finished_run WHERE run_id = ? AND (log_index, ordinal) > (?, ?)", (run.run_id, *at)
+            "SELECT 1 FROM finished_run WHERE run_id = ? AND (log_index, ordinal) > (?, ?)", (row.run_id, *at)
         ).fetchone()
-        *facts, record = astuple(run)
-        packed = zlib.compress(record)
         sql.execute(
-            f"INSERT INTO finished_run ({_COLUMNS}, latest, checksum) VALUES ({'?, ' * 16}?)",  # noqa: S608 - constants only
-            (*facts, packed, int(later is None), _checksum(facts, packed)),
+            f"INSERT INTO finished_run ({COLUMNS}, latest) VALUES ({'?, ' * 16}?)",  # noqa: S608 - constants only
+            (*msgspec.structs.astuple(row), int(later is None)),
         )
 
     def get(self, run_id: str) -> FinishedRun | None:
         """The latest end of this run, or None."""
         with self._read() as sql:
             row = sql.execute(
-                f"SELECT {_COLUMNS}, checksum FROM finished_run WHERE run_id = ? "  # noqa: S608 - constants only
+                f"SELECT {COLUMNS} FROM finished_run WHERE run_id = ? "  # noqa: S608 - constants only
                 "ORDER BY log_index DESC, ordinal DESC LIMIT 1",
                 (run_id,),
             ).fetchone()
-        return None if row is None else self._unpack(row)
+        return None if row is None else self._unpack(StoredRun(*row))
 
     def find(self, prefix: str, limit: int) -> _Ids:
         """At most `limit` run ids that begin with `prefix`, in their order."""
@@ -268,21 +230,21 @@ class History:
             values.extend(decode_cursor(cursor))
         with self._read() as sql:
             rows = sql.execute(
-                f"SELECT {_COLUMNS}, checksum FROM finished_run WHERE {' AND '.join(terms)} "  # noqa: S608 - constants only
+                f"SELECT {COLUMNS} FROM finished_run WHERE {' AND '.join(terms)} "  # noqa: S608 - constants only
                 "ORDER BY created_at_ms DESC, run_id DESC LIMIT ?",
                 (*values, limit + 1),
             ).fetchall()
-        runs = [self._unpack(row) for row in rows[:limit]]
+        runs = [self._unpack(StoredRun(*row)) for row in rows[:limit]]
         more = len(rows) > limit and bool(runs)
         return runs, encode_cursor(runs[-1].created_at_ms, runs[-1].run_id) if more else None
 
     def after(self, index: int, ordinal: int, limit: int) -> _Runs:
         """The next records behind this position, at most `limit`, in the order in which they ended."""
         with self._read() as sql:
-            return self._after(sql, (index, ordinal), limit)
+            return [self._unpack(row) for row in self._rows(sql, (index, ordinal), _LAST, None, limit)[0]]
 
     def tail(self, position: Position, limit: int, *, count_limit: int = 100_000) -> Tail:
-        """What follows `position`, at most `limit` records, seen at one moment together with what was pruned.
+        """What follows `position`, at most `limit` records and some MiB, seen at one moment with all else of a Tail.
 
         count_limit: where to stop counting `behind`, as a count costs time by its size.
         """
@@ -291,48 +253,158 @@ class History:
                 "SELECT count(*) FROM (SELECT 1 FROM finished_run WHERE (log_index, ordinal) > (?, ?) LIMIT ?)",
                 (*position, count_limit),
             ).fetchone()
-            return Tail(self._after(sql, position, limit), behind, _pruned(sql))
-
-    def _after(self, sql: sqlite3.Connection, position: Position, limit: int) -> _Runs:
-        rows = sql.execute(
-            f"SELECT {_COLUMNS}, checksum FROM finished_run WHERE (log_index, ordinal) > (?, ?) "  # noqa: S608 - constants only
-            "ORDER BY log_index, ordinal LIMIT ?",
-            (*position, limit),
-        ).fetchall()
-        return [self._unpack(row) for row in rows]
+            known = holes.read(sql)
+            missing = next((hole for hole in known if not hole.lost and hole.to > position), None)
+            to = missing.after if missing is not None else _LAST
+            rows, cut = self._rows(sql, position, to, _TAIL_BYTES, limit)
+            return Tail(
+                [self._unpack(row) for row in rows],
+                behind,
+                pruned(sql),
+                max(self._last(sql), *(hole.to for hole in known), START),
+                None if cut else missing,
+                [hole for hole in known if hole.lost and hole.to > position],
+            )
 
     def last(self) -> Position:
         """The latest position that is, or was, recorded; START where there was never one."""
         with self._read() as sql:
-            row = sql.execute(
-                "SELECT log_index, ordinal FROM finished_run ORDER BY log_index DESC, ordinal DESC LIMIT 1"
-            ).fetchone()
-            return max(_pruned(sql), START if row is None else (row[0], row[1]))
+            return self._last(sql)
+
+    def _last(self, sql: sqlite3.Connection) -> Position:
+        row = sql.execute(
+            "SELECT log_index, ordinal FROM finished_run ORDER BY log_index DESC, ordinal DESC LIMIT 1"
+        ).fetchone()
+        return max(pruned(sql), START if row is None else (row[0], row[1]))
 
     def pruned(self) -> Position:
         """The latest position that has been pruned: nothing at or before it is here, nor comes back."""
         with self._read() as sql:
-            return _pruned(sql)
+            return pruned(sql)
+
+    # -- what belongs here -------------------------------------------------------------------------------------------
 
     @property
     def covered_index(self) -> int:
-        """All runs ended by commands up to this log index are here (but for what was pruned). 0 at first."""
+        """All runs ended by commands up to this log index are here, but for what was pruned and `holes`. 0 at first."""
         with self._read() as sql:
             return int(sql.execute("SELECT covered_index FROM mark").fetchone()[0])
 
     def set_covered(self, index: int) -> None:
-        """Make it durable that everything up to this log index is in here. It never goes back.
+        """Make it durable that everything up to this log index is in here, or is known to be missing. Never goes back.
 
         The caller *must* have appended it all, and sets this before it publishes a snapshot that covers `index`.
         """
         with self._write() as sql:
             sql.execute("UPDATE mark SET covered_index = max(covered_index, ?)", (index,))
 
+    def check_covers(self, snapshot_index: int, last_index: int) -> None:
+        """Check at a start that this file belongs to the log beside it: it has what that dropped, or knows its holes.
+
+        snapshot_index: what the log begins after. last_index: its end. Raises HistoryError (P4, P9).
+        """
+        with self._write() as sql:
+            holes.clip(sql, snapshot_index)
+        last, covered = self.last()[0], holes.covered(self._holes, self.covered_index)
+        if covered < snapshot_index and snapshot_index > 1:
+            raise HistoryError(
+                f"{self._path}: has finished runs up to {covered}, and the log begins after {snapshot_index}: "
+                "records of runs are missing; restore the whole data directory from one copy"
+            )
+        if last > last_index:
+            raise HistoryError(
+                f"{self._path}: has runs up to {last}, and the log ends at {last_index}: they do not belong together; "
+                "restore the whole data directory from one copy"
+            )
+
+    # -- what is missing here ----------------------------------------------------------------------------------------
+
+    @property
+    def holes(self) -> tuple[Hole, ...]:
+        """What is known not to be here, in order; what was pruned apart. Asks no disk."""
+        return self._holes
+
+    @property
+    def missing(self) -> tuple[Hole, ...]:
+        """Those of `holes` that other agents may fill."""
+        return tuple(hole for hole in self._holes if not hole.lost)
+
+    def note_missing(self, held_index: int, up_to_index: int) -> None:
+        """Make it durable that what ended after held_index, up to up_to_index, is not here: the log will not tell it.
+
+        All that ended up to held_index *must* be here. To be called before the log is dropped.
+        """
+        with self._write() as sql:
+            holes.note(sql, held_index, up_to_index)
+
+    def part(self, after: Position, up_to_index: int, bytes_max: int) -> Part:
+        """What follows `after` here, for another agent that lacks it.
+
+        up_to_index: nothing behind it; all that ended up to there *must* have been appended, but for `holes`.
+        bytes_max: of records; one is given even if it has more.
+        """
+        with self._read() as sql:
+            at, stop = max(after, pruned(sql)), end_of(up_to_index)
+            for hole in holes.read(sql):
+                if hole.covers(at):
+                    at = hole.to
+                elif hole.after >= at:
+                    stop = min(stop, hole.after)
+                    break
+            if at > after:
+                return Part((), after, at)
+            rows, cut = self._rows(sql, after, stop, bytes_max, None)
+            return Part(rows, rows[-1].position if cut else max(after, stop))
+
+    def _rows(
+        self, sql: sqlite3.Connection, after: Position, to: Position, bytes_max: int | None, limit: int | None
+    ) -> tuple[_Rows, bool]:
+        """Rows after one position and up to another as they are stored, and whether there are more. None = no bound."""
+        rows: _Rows = []
+        left = bytes_max
+        with closing(
+            sql.execute(
+                f"SELECT {COLUMNS} FROM finished_run WHERE (log_index, ordinal) > (?, ?) "  # noqa: S608 - constants only
+                "AND (log_index, ordinal) <= (?, ?) ORDER BY log_index, ordinal",
+                (*after, *to),
+            )
+        ) as cursor:
+            for row in cursor:
+                stored = StoredRun(*row)
+                if left is not None:
+                    left -= len(stored.packed) + _ROW_BYTES
+                if len(rows) == limit or (rows and left is not None and left < 0):
+                    return rows, True
+                rows.append(stored)
+        return rows, False
+
+    def fill(self, after: Position, part: Part) -> None:
+        """Take what another agent has for the hole that begins after `after`, in one fsynced transaction.
+
+        Raises HistoryError also for rows that are damaged, or not what was asked for: then nothing was taken.
+        """
+        for row in part.rows:
+            if not row.sound or not after < row.position <= part.complete:
+                raise HistoryError(f"history {self._path}: run {row.run_id!r} at {row.position} came damaged")
+        with self._write() as sql:
+            gone = pruned(sql)
+            for row in part.rows:
+                if row.position > gone:
+                    self._insert(sql, row)
+            holes.close(sql, after, part.complete)
+
+    def give_up(self, after: Position, to: Position) -> None:
+        """No agent has what is missing here after `after`, up to `to`, any more."""
+        with self._write() as sql:
+            holes.lose(sql, after, to)
+
+    # -- pruning -----------------------------------------------------------------------------------------------------
+
     @property
     def records_bytes(self) -> int:
         """Bytes on disk that records, with their indexes, take up."""
         with self._read() as sql:
-            return _used_bytes(sql)
+            return used_bytes(sql)
 
     def prune(
         self,
@@ -360,7 +432,7 @@ class History:
 
     def _prune_batch(self, cutoff_ms: int, max_bytes: int, mirrored: Position | None, unmirrored_max_bytes: int) -> int:
         with self._write() as sql:
-            used = _used_bytes(sql)
+            used = used_bytes(sql)
             rows = sql.execute(
                 "SELECT log_index, ordinal, finished_at_ms, length(record) FROM finished_run "
                 "ORDER BY log_index, ordinal LIMIT ?",
@@ -378,17 +450,16 @@ class History:
             if last is not None:
                 sql.execute("DELETE FROM finished_run WHERE (log_index, ordinal) <= (?, ?)", last)
                 sql.execute("UPDATE mark SET pruned_index = ?, pruned_ordinal = ?", last)
+                holes.prune(sql, last)
             return count
 
-    def _unpack(self, row: Sequence[Any]) -> FinishedRun:
-        *facts, packed, checksum = row
-        if _checksum(facts, packed) != checksum:
+    def _unpack(self, stored: StoredRun) -> FinishedRun:
+        if not stored.sound:
             raise HistoryError(
-                f"history {self._path}: the record of run {facts[2]!r} at {(facts[0], facts[1])} is damaged: check the "
+                f"history {self._path}: the record of run {stored.run_id!r} at {stored.position} is damaged: check the "
                 "disk, then move the file away; the agent starts a new one"
             )
-        facts.append(zlib.decompress(packed))
-        return FinishedRun(*facts)
+        return stored.unpack()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -402,8 +473,10 @@ class History:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on disk when the block ends, or has left nothing."""
-        with self._write_lock, self._errors(), _transaction(self._writer):
-            yield self._writer
+        with self._write_lock, self._errors():
+            with transaction(self._writer):
+                yield self._writer
+            self._holes = holes.read(self._writer)
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
@@ -414,50 +487,3 @@ class History:
                 yield self._reader
             finally:
                 self._reader.execute("ROLLBACK")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-
-
-@contextmanager
-def _transaction(sql: sqlite3.Connection) -> Iterator[None]:
-    sql.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        sql.execute("COMMIT")
-    except BaseException:
-        if sql.in_transaction:  # a full disk has rolled back already
-            sql.execute("ROLLBACK")
-        raise
-
-
-def _migrate(path: Path, sql: sqlite3.Connection) -> None:
-    (version,) = sql.execute("PRAGMA user_version").fetchone()
-    if version > len(_MIGRATIONS):
-        raise HistoryError(
-            f"history {path} has version {version}, this prime knows {len(_MIGRATIONS)}: "
-            "run the newer prime that wrote it"
-        )
-    for number in range(version, len(_MIGRATIONS)):
-        with _transaction(sql):
-            for statement in _MIGRATIONS[number]:
-                sql.execute(statement)
-            sql.execute(f"PRAGMA user_version = {number + 1}")
-
-
-def _pruned(sql: sqlite3.Connection) -> Position:
-    index, ordinal = sql.execute("SELECT pruned_index, pruned_ordinal FROM mark").fetchone()
-    return index, ordinal
-
-
-def _used_bytes(sql: sqlite3.Connection) -> int:
-    pages, free, size = (
-        sql.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
-
-
-def _checksum(facts: Sequence[Any], packed: bytes) -> int:
-    """CRC-32C of a whole row: SQLite itself does not notice a flipped bit in a value."""
-    return crc32c.crc32c(msgspec.msgpack.encode((facts, packed)))

@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 
 from crc32c import crc32c
 
+from agent.files import sync_directory
 from agent.store.errors import AlreadyJournaled, JournalDamaged, JournalError, JournalFull
 
 SCHEMA_VERSION: Final = 1
@@ -41,7 +42,7 @@ _COLUMNS: Final = "name, payload, not_after_s, boot_id, refused, started, starte
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _ADVICE: Final = (
     "Nothing was changed. What this agent ran is not known from here: stop what still runs of its attempts, check the "
-    "disk, then remove the agent and let it join as a new one."
+    "disk, then restore the whole data directory from one copy, or begin with an empty one."
 )
 
 
@@ -86,7 +87,7 @@ class Journal:
         try:
             with self._checked():
                 self._prepare()
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except BaseException:
             self._database.close()
             raise
@@ -308,11 +309,3 @@ def _crc(*columns: Any) -> int:
                 raise TypeError(f"{type(value).__name__} is no value of the journal")
         crc = crc32c(data, crc32c(tag + struct.pack("<Q", len(data)), crc))
     return crc
-
-
-def _sync_directory(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
