@@ -14,6 +14,8 @@ COPY --from=build /opt/prime /opt/prime
 ENV PATH=/opt/prime/bin:$PATH
 USER prime
 VOLUME /var/lib/prime
-HEALTHCHECK --interval=10s --timeout=3s CMD ["prime", "cluster", "status"]
-# Without tokens an agent answers on loopback only: run it in the host's network.
+# Whether it takes work, which needs no token. PORT: of --http, where that is another.
+ENV PORT=9100
+HEALTHCHECK --interval=10s --timeout=3s CMD ["sh", "-c", "exec python3 -c \"import urllib.request as r, os; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/readyz', timeout=2)\""]
+# Without tokens an agent answers on loopback only: run it in the host's network, or read docs/security.md.
 ENTRYPOINT ["prime", "agent", "start", "--data-dir", "/var/lib/prime"]

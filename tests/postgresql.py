@@ -37,6 +37,39 @@ def postgresql() -> Iterator[str]:
     if given:
         yield given
         return
+    with own_server() as server:
+        yield server.url
+
+
+class Server:
+    """A server that a test may kill and start again."""
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        self._programs, self._directory = programs, directory
+        self._runs = False
+        self.url = f"postgresql://{USER}@/postgres?host={directory}"
+
+    def start(self) -> None:
+        """Return when it takes connections; at once if it runs. Raises NoDatabase."""
+        if self._runs:
+            return
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._directory} -c fsync=off"
+        self._control("start", "-l", str(self._directory / "log"), "-o", options)
+        self._runs = True
+
+    def kill(self) -> None:
+        """End it, if it runs, as a crash does: its clients are cut off, and the next start has to recover."""
+        if self._runs:
+            self._control("stop", "-m", "immediate")
+        self._runs = False
+
+    def _control(self, what: str, *options: str) -> None:
+        _run(self._programs / "pg_ctl", what, "--wait", "-D", str(self._directory / "data"), *options)
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """A new server, gone in the end. Raises NoDatabase."""
     programs = _programs()
     with tempfile.TemporaryDirectory(prefix="prime-pg-") as folder:  # short: a socket's path has 108 bytes
         directory = Path(folder)
@@ -44,12 +77,12 @@ def postgresql() -> Iterator[str]:
             shutil.chown(directory, USER)
         data = directory / "data"
         _run(programs / "initdb", "--pgdata", str(data), "--auth", "trust", "--username", USER, "--no-sync")
-        server = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
-        _run(programs / "pg_ctl", "start", "--wait", "-D", str(data), "-l", str(directory / "log"), "-o", server)
+        server = Server(programs, directory)
+        server.start()
         try:
-            yield f"postgresql://{USER}@/postgres?host={directory}"
+            yield server
         finally:
-            _run(programs / "pg_ctl", "stop", "--wait", "-D", str(data), "-m", "immediate")
+            server.kill()
 
 
 def _programs() -> Path:

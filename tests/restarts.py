@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.gate import Gate
 from agent.runtable.model import Attempt
 from agent.store.journal import JournalEntry
 from agent.worker import Worker
-from executors.base import AttemptSpec, LogLine, Outcome, Started
-from executors.errors import ExecutorError
+from executors.base import AttemptSpec, Executor, LogLine, Outcome, Started
 from executors.mock import MockEngine, MockExecutor
 from tests.api.harness import Prime, prime
 
@@ -28,7 +28,7 @@ class Faulty(MockExecutor):
 
     def __init__(self, engine: MockEngine) -> None:
         super().__init__(engine)
-        self.failing: dict[str, ExecutorError] = {}
+        self.failing: dict[str, Exception] = {}
         self.held: set[str] = set()
         self.met = asyncio.Event()
 
@@ -39,6 +39,9 @@ class Faulty(MockExecutor):
         if method in self.failing:
             self.met.set()
             raise self.failing[method]
+
+    async def fetch(self, spec: AttemptSpec) -> None:
+        await self._meet("fetch")
 
     async def start(self, spec: AttemptSpec) -> Started:
         await self._meet("start")
@@ -60,6 +63,10 @@ class Faulty(MockExecutor):
         await self._meet("remove")
         await super().remove(name, directory)
 
+    async def list_names(self, labels: Mapping[str, str]) -> frozenset[str]:
+        await self._meet("list_names")
+        return await super().list_names(labels)
+
     async def logs(
         self, name: str, directory: Path, since_ns: int = 0, *, follow: bool = False
     ) -> AsyncIterator[LogLine]:
@@ -75,7 +82,7 @@ async def kill(agent: Prime) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def start(agent: Prime, executor: MockExecutor | None = None, **settings: Any) -> Worker:
+def start(agent: Prime, executor: Executor | None = None, gate: Gate | None = None, **settings: Any) -> Worker:
     """Start another worker on what the last one has left."""
     old = agent.worker
     agent.worker = Worker(
@@ -86,6 +93,7 @@ def start(agent: Prime, executor: MockExecutor | None = None, **settings: Any) -
         old._provisioner,
         old._logs,
         replace(old._settings, **settings),
+        gate,
     )
     agent.tasks.append(asyncio.create_task(agent.worker.run_forever()))
     return agent.worker
@@ -128,7 +136,7 @@ async def entries(agent: Prime) -> dict[str, JournalEntry]:
 
 async def cleaned(agent: Prime) -> None:
     """Wait until the clean-up has nothing left to do."""
-    while agent.worker._ended or agent.worker.driven:  # noqa: ASYNC110  nothing tells when the clean-up is done
+    while agent.worker.retired._waiting or agent.worker.driven:  # noqa: ASYNC110  nothing tells when the clean-up is done
         await asyncio.sleep(0)
 
 

@@ -6,28 +6,53 @@ import json
 import os
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent import identity
+from agent import identity, token_file
+from agent.api.access import Access
 from agent.config import AgentConfig, host_port, is_loopback
 from agent.engines import load_executors
 from agent.errors import ConfigError
-from agent.identity import Identity, boot_id, boottime_s, load_identity, machine_id
+from agent.identity import Identity, boot_id, boottime_s, load_identity, machine_id, save_identity
+from agent.service.tokens import new_token
 
 HERE = Path("data")
 
 
 @pytest.mark.parametrize("http", ["0.0.0.0:9100", "10.0.0.1:9100", "[::]:9100", "example.com:80", "128.0.0.1:1"])
-def test_p8_the_http_face_listens_on_loopback_alone(http: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--http {re.escape(http)}: .*loopback.*127\.0\.0\.1:PORT"):
-        AgentConfig(data_dir=HERE, http=http)
+def test_p8_an_address_that_others_can_reach_wants_tokens(http: str) -> None:
+    assert Access.of(AgentConfig(data_dir=HERE, http=http)).tokens_wanted
 
 
 @pytest.mark.parametrize("http", ["127.0.0.1:9100", "127.3.4.5:0", "[::1]:65535", "localhost:1"])
-def test_loopback_addresses_are_taken(http: str) -> None:
-    assert AgentConfig(data_dir=HERE, http=http).http == http
+def test_p8_a_loopback_address_wants_none_unless_there_is_a_bootstrap_token(http: str, tmp_path: Path) -> None:
+    assert not Access.of(AgentConfig(data_dir=HERE, http=http)).tokens_wanted
+    file = tmp_path / "token"
+    token_file.create(file, new_token())
+    assert Access.of(AgentConfig(data_dir=HERE, http=http, bootstrap_token=str(file))).tokens_wanted
+
+
+def test_p8_a_token_that_others_can_read_or_guess_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    config = AgentConfig(data_dir=HERE, bootstrap_token=str(file))
+    with pytest.raises(ConfigError, match=r"--bootstrap-token: .*No such file"):
+        Access.of(config)
+    token_file.create(file, "short")
+    with pytest.raises(ConfigError, match="holds no token"):
+        Access.of(config)
+    with pytest.raises(ConfigError, match="is there already"):
+        token_file.create(file, new_token())
+    file.write_text(new_token())
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="mode 0640, so others than its owner can use the token"):
+        Access.of(config)
+    with pytest.raises(ConfigError, match="is no file"):
+        token_file.read(tmp_path, "--x")
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
+        token_file.create(file / "below", new_token())
 
 
 @pytest.mark.parametrize(
@@ -63,15 +88,17 @@ def test_an_executor_of_an_unknown_name_is_refused_with_those_there_are() -> Non
 def test_an_identity_is_made_once_and_kept(tmp_path: Path) -> None:
     made = load_identity(tmp_path)
     assert re.fullmatch(r"[a-z0-9-]+-[0-9a-z]{6}", made.agent)
-    assert re.fullmatch(r"[0-9a-z]{8}", made.cluster)
+    assert (made.cluster, made.generation) == ("", 0)
     assert load_identity(tmp_path) == made
     assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
 
 
 def test_of_two_agents_that_start_at_once_one_makes_the_identity(tmp_path: Path) -> None:
-    identity._write_durably(tmp_path / identity.FILE, b'{"agent": "first", "cluster": "c"}')
-    identity._write_durably(tmp_path / identity.FILE, b'{"agent": "second", "cluster": "c"}')
-    assert load_identity(tmp_path) == Identity("first", "c")
+    identity._write_durably(tmp_path / identity.FILE, b'{"agent": "first", "cluster": "c", "node": 1, "generation": 1}')
+    identity._write_durably(
+        tmp_path / identity.FILE, b'{"agent": "second", "cluster": "c", "node": 2, "generation": 1}'
+    )
+    assert load_identity(tmp_path) == Identity("first", 1, "c", 1)
 
 
 def test_two_data_directories_are_two_agents(tmp_path: Path) -> None:
@@ -80,7 +107,14 @@ def test_two_data_directories_are_two_agents(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         found.append(load_identity(tmp_path / name))
     assert found[0].agent != found[1].agent
-    assert found[0].cluster != found[1].cluster
+    assert found[0].node != found[1].node
+
+
+def test_what_an_agent_belongs_to_is_noted_in_its_identity(tmp_path: Path) -> None:
+    member = replace(load_identity(tmp_path), cluster="c1", generation=2)
+    save_identity(tmp_path, member)
+    assert load_identity(tmp_path) == member
+    assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +128,9 @@ def test_p9_an_identity_that_cannot_be_read_is_refused_and_not_replaced(tmp_path
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("wrong", [{"agent": 1, "cluster": "c"}, {"agent": "a", "cluster": ""}])
+@pytest.mark.parametrize(
+    "wrong", [{"agent": 1, "node": 1}, {"agent": "a", "node": 0}, {"agent": "a", "node": 1, "cluster": "c"}]
+)
 def test_p9_an_identity_of_other_values_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     (tmp_path / "identity.json").write_text(json.dumps(wrong))
     with pytest.raises(ConfigError, match="is no identity of an agent"):

@@ -159,7 +159,7 @@ def test_a_file_that_holds_something_else_is_refused_without_showing_it(
 
 
 def test_a_missing_file_or_a_directory_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(KeyringError, match="Copy it from another agent"):
+    with pytest.raises(KeyringError, match="Put it back"):
         Keyring.open(tmp_path / "keys", create=False)
     with pytest.raises(KeyringError, match="is no file"):
         Keyring.open(tmp_path, create=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from agent.provision import OpenedSecrets, Workspace, safe_path, sealed_secrets, shell_lines
 from agent.spec.compile import Compiled
+from agent.spec.errors import SpecError
 from agent.spec.window import Interval
 from agent.store.errors import BlobMissing
 from tests.api.harness import Prime, in_loop, job_yaml, prime
@@ -89,6 +92,41 @@ async def test_what_was_compiled_is_given_with_the_real_secret_to_the_attempt_al
             provisioner.bundle("0" * 64)
 
 
+ONLY_REAL = '{{ if ne .secret.A "***" }}{{ dateFromStr "" "" .secret.A }}{{ end }}'
+
+
+@in_loop
+async def test_p8_what_only_a_secrets_value_makes_wrong_is_told_without_it(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await with_secrets(agent)
+        asset = base64.b64encode(ONLY_REAL.encode()).decode()
+        spec = {"path": "job.yaml", "yaml": job_yaml(WHEN=ONLY_REAL), "assets": {"q.sql": asset}}
+        await agent.ok("POST", "/api/v1/projects/p/namespaces/n/jobs", {"specs": [spec]})
+        run = await agent.ended((await agent.submit())["id"])
+        (attempt,) = run["instances"][0]["attempts"]
+        assert attempt["reason"] == "executor_error"
+        assert attempt["message"].startswith("task.config.WHEN: cannot be compiled with the secrets as they are")
+        assert "q.sql:1:31: dateFromStr: cannot be compiled" in attempt["message"]
+        assert "hunter2" not in str(run)
+
+
+@in_loop
+async def test_what_is_wrong_without_the_secrets_as_well_is_told_in_full(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await with_secrets(agent)
+        await agent.apply(USED="{{ .secret.B }}", MOCK_DURATION_MS="gate")
+        run = await agent.submit()
+        await agent.running(run["id"])
+        row = agent.replica.run(run["id"])
+        assert row is not None
+        await agent.service.catalog.delete_secret("p", "", "B")
+        for masked in (False, True):
+            with pytest.raises(SpecError, match="there is no secret B; set it with: prime secret set B"):
+                agent.service.context.provisioner.compile(
+                    row, "container", sealed_secrets(agent.replica.table, "p", "x"), masked=masked
+                )
+
+
 def compiled(files: dict[str, bytes]) -> Compiled:
     return Compiled(
         instance="task",
@@ -109,6 +147,24 @@ def test_a_workspace_holds_what_the_attempt_finds(tmp_path: Path) -> None:
     assert (into / ".secret").read_text() == f"PASSWORD='{SECRET}'\n"
     assert (into / ".secret").stat().st_mode & 0o777 == 0o600
     assert (workspace.directory / "out").stat().st_mode & 0o777 == 0o777
+
+
+def test_p8_a_file_that_is_there_already_does_not_lend_its_mode_to_the_secrets(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "run" / "task" / "1")
+    into = workspace.directory / "in"
+    into.mkdir(parents=True)
+    for name in (".env", ".secret"):
+        (into / name).write_text("old and long" * 100)
+        (into / name).chmod(0o666)
+    workspace.fill(compiled({}))
+    assert (into / ".secret").stat().st_mode & 0o777 == 0o600
+    assert (into / ".secret").read_text() == f"PASSWORD='{SECRET}'\n"
+    elsewhere = tmp_path / "elsewhere"
+    (into / ".secret").unlink()
+    (into / ".secret").symlink_to(elsewhere)
+    workspace.fill(compiled({}))
+    assert not elsewhere.exists()
+    assert not (into / ".secret").is_symlink()
 
 
 def test_p8_scrubbing_removes_all_that_may_hold_secrets_and_leaves_the_output(tmp_path: Path) -> None:
@@ -132,6 +188,43 @@ def test_removing_an_attempt_leaves_other_attempts_and_the_root(tmp_path: Path) 
     assert list(root.iterdir()) == []
     second.remove(root)
     assert root.is_dir()
+
+
+@pytest.mark.parametrize("replaced", ["run/task/1", "run/task", "run"])
+@pytest.mark.parametrize("by", ["link", "link to nothing", "file", "pipe"])
+def test_what_stands_in_the_place_of_an_attempts_directory_is_removed_and_not_followed(
+    tmp_path: Path, by: str, replaced: str
+) -> None:
+    root, elsewhere = tmp_path / "attempts", tmp_path / "elsewhere"
+    Workspace(elsewhere / "task" / "1").fill(compiled({"a": b"kept"}))
+    Workspace(elsewhere).fill(compiled({"a": b"kept"}))
+    before = sorted(elsewhere.rglob("*"))
+    place = root / replaced
+    place.parent.mkdir(parents=True)
+    if by == "link":
+        place.symlink_to(elsewhere)
+    elif by == "link to nothing":
+        place.symlink_to(tmp_path / "nothing")
+    elif by == "file":
+        place.touch()
+    else:
+        os.mkfifo(place)
+    workspace = Workspace(root / "run" / "task" / "1")
+    if replaced == "run/task/1":
+        workspace.scrub()
+    workspace.remove(root)
+    assert list(root.iterdir()) == []
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_what_stands_in_the_place_of_what_an_attempt_was_given_is_removed_and_not_followed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "run" / "task" / "1")
+    workspace.directory.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (workspace.directory / "in").symlink_to(tmp_path / "elsewhere")
+    workspace.scrub()
+    assert list(workspace.directory.iterdir()) == []
+    assert (tmp_path / "elsewhere").is_dir()
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "..", "/etc/passwd", "", ".", "a\0b"])

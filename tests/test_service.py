@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from agent.errors import Refusal
 from agent.runtable import commands as c
 from agent.runtable.model import Limits
 from agent.service import Caller, JobFile, RunRequest
-from agent.service import catalog as catalog_module
+from agent.spec import limits
 from agent.store.history import RunFilter
 from tests.api.harness import Prime, in_loop, job_yaml, prime
 
@@ -207,8 +208,8 @@ async def test_a_job_has_one_name_and_one_namespace(tmp_path: Path) -> None:
 
 @in_loop
 async def test_p12_assets_are_bounded_one_by_one_and_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "BLOB_BYTES_MAX", 10)
-    monkeypatch.setattr(catalog_module, "JOB_ASSET_BYTES_MAX", 15)
+    monkeypatch.setattr(limits, "ASSET_BYTES_MAX", 10)
+    monkeypatch.setattr(limits, "JOB_ASSETS_BYTES_MAX", 15)
     async with prime(tmp_path) as agent:
         for assets, wanted in (
             ({"a": b"x" * 11}, "too_large"),
@@ -218,6 +219,81 @@ async def test_p12_assets_are_bounded_one_by_one_and_together(tmp_path: Path, mo
         ):
             assert await code(agent.service.catalog.put_jobs("p", "n", [replace(file(), assets=assets)])) == wanted
         assert "p" not in agent.service.catalog.projects()
+
+
+@pytest.mark.parametrize(
+    ("assets", "said"),
+    [
+        ({"a": b"", "a/b": b""}, "'a/b' needs a folder where 'a' is a file"),
+        ({".secret": b""}, "'.secret' has the name of a file that every attempt finds"),
+        ({"./.env": b""}, "has the name of a file that every attempt finds"),
+        ({"a\nb": b""}, "has a character in its name"),
+        ({"x" * 256: b""}, "has a name of 256 bytes"),
+        ({"/".join(["x" * 100] * 20): b""}, "has a path of 2019 bytes"),
+    ],
+)
+@in_loop
+async def test_p11_assets_that_no_attempt_can_be_given_are_refused_when_they_are_applied(
+    tmp_path: Path, assets: dict[str, bytes], said: str
+) -> None:
+    async with prime(tmp_path) as agent:
+        no = await refused(agent.service.catalog.put_jobs("p", "n", [replace(file(), assets=assets)]))
+        assert (no.code, no.status) == ("spec_invalid", 422)
+        (problem,) = no.problems
+        assert (problem.file, problem.key) == ("hello/job.yaml", "assets")
+        assert said in problem.message
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 131_072])
+@in_loop
+async def test_p11_a_value_that_no_program_can_be_given_is_refused_when_it_is_applied_or_asked_for(
+    tmp_path: Path, value: str
+) -> None:
+    async with prime(tmp_path) as agent:
+        catalog, runs = agent.service.catalog, agent.service.runs
+        no = await refused(
+            catalog.put_jobs(
+                "p", "n", [file(text=job_yaml().replace("IMAGE:", f"BIG: {json.dumps(value)}\n    IMAGE:"))]
+            )
+        )
+        (problem,) = no.problems
+        assert (problem.file, problem.line, problem.key) == ("hello/job.yaml", 8, "task.config.BIG")
+        await catalog.put_project("p", variables={"big": "not yet"})
+        await catalog.put_jobs("p", "n", [file(BIG="{{ .GLOBAL__big }}")])
+        await catalog.put_project("p", variables={"big": value})
+        for request in (RunRequest(), RunRequest(config={"BIG": value})):
+            no = await refused(runs.submit("p", "hello", request, CALLER))
+            assert (no.code, [one.key for one in no.problems]) == ("spec_invalid", ["task.config.BIG"])
+        assert (await refused(catalog.put_secret("p", "", "A", "a\0b"))).code == "invalid"
+
+
+@in_loop
+async def test_p9_applying_a_job_again_mends_its_damaged_blobs(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        one = replace(file(), assets={"query.sql": b"select 1"})
+        await agent.service.catalog.put_jobs("p", "n", [one])
+        paths = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+        for path in paths:
+            path.write_bytes(b"?" * path.stat().st_size)
+        await agent.service.catalog.put_jobs("p", "n", [one])
+        assert (await agent.ended((await agent.submit())["id"]))["state"] == "success"
+        assert all(b"?" not in path.read_bytes() for path in paths)
+
+
+@in_loop
+async def test_values_for_primes_own_variables_are_told_and_not_shown_as_if_they_were_used(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        applied = await agent.service.catalog.put_jobs("p", "n", [file(PRIME_ATTEMPT="7")])
+        assert [(one.key, one.severity) for one in applied.warnings] == [("task.config.PRIME_ATTEMPT", "warning")]
+        asked = RunRequest(config={"JOB_DIR": "/etc", "PRIME_RUN_ID": "x", "MINE": "y"})
+        accepted = await agent.service.runs.submit("p", "hello", asked, CALLER)
+        assert [note.split()[2] for note in accepted.notes] == ["JOB_DIR", "PRIME_ATTEMPT", "PRIME_RUN_ID"]
+        assert all("has no effect" in note for note in accepted.notes)
+        assert accepted.run is not None
+        await agent.ended(accepted.run.id)
+        (manifest,) = await agent.service.queries.assets(accepted.run.id)
+        assert manifest["envs"]["MINE"] == "y"
+        assert not {"JOB_DIR", "PRIME_RUN_ID", "PRIME_ATTEMPT"} & {*manifest["envs"], *manifest["secrets"]}
 
 
 @in_loop
@@ -265,7 +341,11 @@ async def test_ids_may_be_short_and_must_say_one_run(tmp_path: Path) -> None:
         run_id = (await agent.ended((await agent.submit())["id"]))["id"]
         await agent.replica.history_settled()
         assert (await queries.run(run_id[:4])).id == run_id
-        assert await code(queries.run(run_id[:3])) == "unknown_run"
+        short = await refused(queries.run(run_id[:3]))
+        assert (short.code, short.status) == ("unknown_run", 404)
+        assert "too short for a run's id: give at least 4 of its characters" in short.message
+        for given in (run_id.upper(), run_id[:4].upper(), run_id[:9].title()):
+            assert (await queries.run(given)).id == run_id
         run = await queries.run(run_id)
         twin = c.SubmitRun(
             agent.replica.clock_ms(), f"{run_id[:8]}{'0' * 8}", "p", "n", "hello", 0, run.origin, "anna", "agent-1",
@@ -274,7 +354,7 @@ async def test_ids_may_be_short_and_must_say_one_run(tmp_path: Path) -> None:
         await agent.replica.propose(twin)
         ambiguous = await refused(queries.run(run_id[:8]))
         assert (ambiguous.code, ambiguous.status) == ("ambiguous_run", 409)
-        assert run_id in ambiguous.message
+        assert f"{min(run_id, twin.run_id)}, {max(run_id, twin.run_id)}; give more of it" in ambiguous.message
 
 
 @in_loop

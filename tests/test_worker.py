@@ -6,19 +6,30 @@ A restart is acted by cancelling the worker and starting another on the same tab
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from agent import retired
 from agent import worker as worker_module
 from agent.attempt import EndNote, Intent
 from agent.errors import Refusal
+from agent.gate import FOREVER, Open
+from agent.runtable import commands as c
+from agent.store.errors import BlobMissing
 from agent.worker import Worker
-from executors.base import AttemptSpec
-from executors.errors import EngineUnreachable, ExecutorError
-from tests.api.harness import in_loop, prime
+from executors.base import AttemptSpec, Started
+from executors.errors import EngineUnreachable, ExecutorError, ImageError
+from executors.mock import MockEngine, MockExecutor
+from tests.api.harness import Prime, in_loop, prime
 from tests.restarts import (
     GATE,
     Faulty,
@@ -36,10 +47,17 @@ from tests.restarts import (
 )
 
 
+class Usage(NamedTuple):
+    """What the worker asks of a disk."""
+
+    free: int
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask an engine that is away again at once."""
     monkeypatch.setattr(worker_module, "ENGINE_WAIT_S", 0.01)
+    monkeypatch.setattr(retired, "ENGINE_WAIT_S", 0.01)
 
 
 # -- a killed agent ----------------------------------------------------------------------------------------------------
@@ -196,6 +214,166 @@ async def test_p3_a_refusal_that_was_journaled_holds_after_a_restart(tmp_path: P
         assert not agent.engine.starts
 
 
+class Ahead(Open):
+    """The gate of an agent whose leader says more than its own table."""
+
+    def __init__(self) -> None:
+        self.told: set[tuple[str, str, int]] = set()
+        self.lease_until_s = FOREVER
+        self.shut = False
+        self._news = asyncio.get_running_loop().create_future()
+
+    def stops(self) -> set[tuple[str, str, int]]:
+        return self.told
+
+    def may_start(self, _epoch: int) -> bool:
+        return not self.shut
+
+    def until_s(self, _epoch: int) -> float:
+        return self.lease_until_s
+
+    def news(self) -> asyncio.Future[None]:
+        return self._news
+
+    def tell(self, *attempts: tuple[str, str, int]) -> None:
+        self.told.update(attempts)
+        news, self._news = self._news, asyncio.get_running_loop().create_future()
+        news.set_result(None)
+
+
+@in_loop
+async def test_what_the_leader_wants_stopped_is_stopped_before_the_table_here_says_so_p3(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await kill(agent)
+        gate = Ahead()
+        start(agent, gate=gate)
+        await agent.apply(MOCK_DURATION_MS=GATE)
+        told, other = await agent.submit(), await agent.submit()
+        for run in (told, other):
+            await agent.running(run["id"])
+        assert not agent.worker.is_stopping((told["id"], "container", 1))
+        gate.tell((told["id"], "container", 1), ("a run that is not known here yet", "container", 1))
+        ended = await agent.ended(told["id"])
+        assert shown(ended) == [(1, "failed", "exit_code")], "why it was stopped is for the leader's table to say"
+        assert attempts(agent, other)[0].open
+        assert not agent.worker.is_stopping((other["id"], "container", 1))
+
+
+@in_loop
+@pytest.mark.parametrize("fenceable", [True, False])
+async def test_work_that_cannot_be_fenced_goes_on_when_its_lease_has_ended_and_its_agent_returns_with_it_p3(
+    tmp_path: Path, fenceable: bool
+) -> None:
+    async with prime(tmp_path) as agent:
+        await kill(agent)
+        executor, gate = MockExecutor(agent.engine), Ahead()
+        executor.fenceable = fenceable
+        start(agent, executor, gate)
+        replica = agent.replica
+        row = replace(replica.table.rows.agents["agent-1"], unfenceable=() if fenceable else ("mock",))
+        assert (await replica.propose(c.AgentUp(replica.clock_ms(), row))).ok
+        await agent.apply(MOCK_DURATION_MS=GATE)
+        run = await agent.submit()
+        name = await agent.running(run["id"])
+        gate.lease_until_s = 0.0
+        gate.tell()
+        if fenceable:
+            await agent.until(lambda: attempts(agent, run)[0].reason == "fenced")
+            return
+        assert (await replica.propose(c.AgentLost(replica.clock_ms(), "agent-1", 1))).ok
+        assert agent.worker.settled(1)
+        gate.lease_until_s = FOREVER
+        assert (await replica.propose(c.AgentUp(replica.clock_ms(), row, True, 1))).ok
+        agent.engine.release(name)
+        assert shown(await agent.ended(run["id"])) == [(1, "success", None)]
+
+
+class Slow(MockExecutor):
+    """One that has to fetch something, which comes when the test says so. started: what starts were asked with."""
+
+    def __init__(self, engine: MockEngine) -> None:
+        super().__init__(engine)
+        self.fetching, self.fetched = asyncio.Event(), asyncio.Event()
+        self.error: ExecutorError | None = None
+        self.started: list[AttemptSpec] = []
+
+    async def fetch(self, spec: AttemptSpec) -> None:
+        self.fetching.set()
+        await self.fetched.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def start(self, spec: AttemptSpec) -> Started:
+        self.started.append(spec)
+        return await super().start(spec)
+
+
+@asynccontextmanager
+async def slow(root: Path) -> AsyncIterator[tuple[Prime, Slow, Ahead, Any]]:
+    """An attempt, its run, whose image is being fetched."""
+    async with prime(root) as agent:
+        await kill(agent)
+        executor, gate = Slow(agent.engine), Ahead()
+        start(agent, executor, gate)
+        await agent.apply()
+        run = await agent.submit()
+        await executor.fetching.wait()
+        yield agent, executor, gate, run
+
+
+@in_loop
+async def test_an_image_that_takes_longer_than_a_lease_costs_no_attempt(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (agent, executor, gate, run):
+        assert await entries(agent) == {}, "nothing has begun yet"
+        gate.lease_until_s = clock_gettime(CLOCK_BOOTTIME) - 1
+        gate.shut = True
+        gate.tell()
+        executor.fetched.set()
+        assert (await agent.replica.propose(c.PutProject(agent.replica.clock_ms(), "q"))).ok
+        assert not executor.started, "no lease now"
+        gate.lease_until_s = until_s = clock_gettime(CLOCK_BOOTTIME) + 5
+        gate.shut = False
+        gate.tell()
+        assert shown(await agent.ended(run["id"])) == [(1, "success", None)]
+        assert [one.not_after_s for one in executor.started] == [until_s]
+
+
+@in_loop
+async def test_what_is_to_stop_while_its_image_is_fetched_never_starts(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (agent, executor, _gate, run):
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel", {})
+        executor.fetched.set()
+        assert (await agent.ended(run["id"]))["state"] == "cancelled"
+        assert not executor.started
+
+
+@in_loop
+async def test_an_image_that_cannot_be_fetched_fails_the_attempt_and_an_engine_that_is_away_is_left_to_the_start(
+    tmp_path: Path,
+) -> None:
+    async with slow(tmp_path) as (agent, executor, _gate, run):
+        executor.error = ImageError("there is none of that name")
+        executor.fetched.set()
+        assert shown(await agent.ended(run["id"])) == [(1, "failed", "image")]
+        executor.error = EngineUnreachable("away")
+        again = await agent.submit()
+        assert shown(await agent.ended(again["id"])) == [(1, "success", None)]
+        assert len(executor.started) == 1
+
+
+@in_loop
+async def test_an_attempt_is_said_to_be_stopping_for_as_long_as_its_stop_takes(tmp_path: Path) -> None:
+    async with faulty(tmp_path) as (agent, executor):
+        await agent.apply(MOCK_DURATION_MS=GATE)
+        executor.held.add("stop")
+        run = await agent.submit()
+        await agent.running(run["id"])
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel", {})
+        await executor.met.wait()
+        assert agent.worker.is_stopping((run["id"], "container", 1))
+        assert attempts(agent, run)[0].open
+
+
 # -- what is left over -------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +391,7 @@ async def test_what_no_record_knows_is_ended_and_removed(tmp_path: Path) -> None
         worker = start(agent, executor, labels=labels)
         await executor.met.wait()
         executor.failing.clear()
-        await worker.end_strays(["mock"])  # as when the engine answers again
+        await worker.leftovers.end_strays(["mock"])  # as when the engine answers again
         assert agent.engine.names({}) == {"another-agents"}
 
 
@@ -297,11 +475,47 @@ async def test_the_end_of_the_agent_removes_what_its_time_allows(
         await agent.ended((await agent.submit())["id"])
         await kill(agent)
         executor.held.add("remove")
-        await worker.remove_ended(0.01)
+        await worker.retired.remove_now(0.01)
         assert "ended attempts are left; the next start removes them" in caplog.messages
         executor.held.clear()
-        await worker.remove_ended(60.0)
+        await worker.retired.remove_now(60.0)
         assert await entries(agent) == {}
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_p1_on_a_full_disk_an_attempt_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = {"bytes": 0}
+    monkeypatch.setattr(worker_module, "FULL_WAIT_S", 0.01)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(free["bytes"]))
+    async with prime(tmp_path) as agent:
+        await agent.apply()
+        run = await agent.submit()
+        while "the disk is full; an attempt waits" not in caplog.messages:  # noqa: ASYNC110  nothing else tells
+            await asyncio.sleep(0)
+        assert attempts(agent, run)[0].started_at_ms is None
+        free["bytes"] = 1 << 40
+        assert shown(await agent.ended(run["id"])) == [(1, "success", None)]
+
+
+@in_loop
+async def test_what_waits_for_room_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(0))
+    async with prime(tmp_path) as agent:
+        await agent.apply()
+        run = await agent.submit()
+        while "the disk is full; an attempt waits" not in caplog.messages:  # noqa: ASYNC110  nothing else tells
+            await asyncio.sleep(0)
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
+        ended = await agent.ended(run["id"])
+        assert (ended["state"], shown(ended)[0][2]) == ("cancelled", "cancelled")
+        assert ended["instances"][0]["attempts"][0]["started_at"] is None
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
@@ -344,6 +558,54 @@ async def test_p8_a_secret_is_nowhere_on_the_disk_once_the_work_has_ended(tmp_pa
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
+
+
+class Far:
+    """The other agents, which hold what is spread to them once `room` is set. says: what they answer first, in turn."""
+
+    def __init__(self, *says: Exception) -> None:
+        self.says, self.room, self.asked = list(says), asyncio.Event(), list[str]()
+        self.met = asyncio.Event()
+
+    async def fetch_whole(self, kind: str, digest: str) -> None:
+        """It is here."""
+
+    async def spread_whole(self, kind: str, digest: str) -> None:
+        """Wait for room."""
+        assert kind == "manifest"
+        self.asked.append(digest)
+        self.met.set()
+        if self.says:
+            raise self.says.pop(0)
+        await self.room.wait()
+
+
+@in_loop
+async def test_work_that_ends_at_once_is_not_told_of_before_others_have_what_was_rendered_p1(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        far = agent.worker._network = Far(Refusal("no_majority", "too few", 503))
+        await agent.apply()
+        run = await agent.submit()
+        while not any(driven.ended for driven in agent.worker.driven.values()):
+            await far.met.wait()
+            far.met.clear()
+        for _ in range(5):
+            await agent.replica.caught_up()
+            assert agent.replica.table.rows.runs[run["id"]].instances[0].attempts[0].open
+        far.room.set()
+        ended = await agent.ended(run["id"])
+        assert shown(ended) == [(1, "success", None)]
+        (manifest,) = set(far.asked)
+        assert manifest in {path.name for path in (tmp_path / "blobs").glob("??/*")}
+
+
+@in_loop
+async def test_what_was_rendered_and_is_lost_holds_no_word_back(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        far = agent.worker._network = Far(*[BlobMissing("it is gone")] * 2)
+        await agent.apply()
+        assert shown(await agent.ended((await agent.submit())["id"])) == [(1, "success", None)]
+        assert far.asked
 
 
 @in_loop

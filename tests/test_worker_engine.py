@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent import retired
 from agent import worker as worker_module
-from executors.errors import EngineUnreachable, ExecutorError, StartRefused
+from executors.errors import EngineUnreachable, ExecutorError, StartRefused, Unsettled
 from tests.api.harness import in_loop, prime
 from tests.restarts import (
     GATE,
@@ -26,6 +27,7 @@ from tests.restarts import (
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask an engine that is away again at once."""
     monkeypatch.setattr(worker_module, "ENGINE_WAIT_S", 0.01)
+    monkeypatch.setattr(retired, "ENGINE_WAIT_S", 0.01)
 
 
 # -- an engine that fails ----------------------------------------------------------------------------------------------
@@ -75,7 +77,7 @@ async def test_p3_an_unanswered_start_is_asked_about_and_not_tried_again(tmp_pat
         assert agent.engine.starts == {name_of(agent, run, 2): 1}
 
 
-@pytest.mark.parametrize("error", [EngineUnreachable("away"), ExecutorError("500: the engine is confused")])
+@pytest.mark.parametrize("error", [EngineUnreachable("away"), Unsettled("500: the engine is confused")])
 @in_loop
 async def test_p3_running_work_is_waited_for_while_its_engine_is_away(tmp_path: Path, error: ExecutorError) -> None:
     async with faulty(tmp_path) as (agent, executor):
@@ -158,6 +160,23 @@ async def test_a_cancelled_attempt_that_was_refused_before_a_restart_is_cancelle
         start(agent)
         ended = await agent.ended(run["id"])
         assert (ended["state"], shown(ended)[0][2]) == ("cancelled", "cancelled")
+
+
+@in_loop
+async def test_work_that_was_told_to_stop_and_says_that_all_is_well_is_cancelled_and_run_again_by_a_retry(
+    tmp_path: Path,
+) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply(MOCK_DURATION_MS=GATE, MOCK_TERM_EXIT_CODE="0")
+        run = await agent.submit()
+        await agent.running(run["id"])
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
+        ended = await agent.ended(run["id"])
+        assert (ended["state"], shown(ended)) == ("cancelled", [(1, "cancelled", "cancelled")])
+        assert ended["instances"][0]["attempts"][0]["exit_code"] == 0
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/retry", {})
+        agent.engine.release(await agent.running(run["id"]))
+        assert shown(await agent.ended(run["id"])) == [(1, "cancelled", "cancelled"), (2, "success", None)]
 
 
 @in_loop

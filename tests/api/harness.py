@@ -16,14 +16,19 @@ from typing import Any, ParamSpec
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from agent.api.access import Access
 from agent.api.callback import build_callback_app
+from agent.api.elsewhere import Elsewhere
 from agent.api.face import Face
 from agent.api.server import build_app
+from agent.api.serving import Runner
+from agent.cluster.calls import Calls
 from agent.keyring import Keyring
 from agent.leader import lead
 from agent.metrics import Metrics
+from agent.peers import Peers
 from agent.provision import Provisioner
-from agent.replica import Replica
+from agent.replica import Replica, found
 from agent.runtable import commands as c
 from agent.runtable.model import Agent
 from agent.service import Context, Service
@@ -33,7 +38,8 @@ from agent.store.history import History
 from agent.store.journal import Journal
 from agent.store.logs import LogStore
 from agent.worker import Settings, Worker
-from consensus.wal import Wal
+from consensus.durable import DurableLog
+from consensus.wal_identity import Identity
 from executors.mock import MockEngine, MockExecutor
 
 TEST_TIMEOUT_S = 150
@@ -173,13 +179,21 @@ def _worker(replica: Replica, journal: Journal, thread: ThreadPoolExecutor, root
 
 
 @asynccontextmanager
-async def prime(root: Path, *, slots: int = 8) -> AsyncIterator[Prime]:
+async def prime(root: Path, *, slots: int = 8, access: Access | None = None) -> AsyncIterator[Prime]:
     """An agent that has founded a cluster of one below `root`. Everything is closed at the end."""
     async with AsyncExitStack() as stack:
-        wal = Wal.open(root / "log", segment_bytes=1 << 20)
+        durable = DurableLog.open(root / "log", Identity("cluster1", 1, 1), segment_bytes=1 << 20)
+        found(durable)
         history = History.open(root / "history.db")
         metrics = Metrics()
-        replica = Replica(wal, history, clock_ms=lambda: time.time_ns() // 10**6, on_sync=metrics.fsync_seconds.observe)
+        replica_peers = Peers(1)
+        replica = Replica(
+            durable,
+            replica_peers,
+            history,
+            clock_ms=lambda: time.time_ns() // 10**6,
+            on_sync=metrics.fsync_seconds.observe,
+        )
         stack.push_async_callback(replica.close)
         keyring = Keyring.open(root / "secret.key", create=True)
         blobs, logs = BlobStore(root / "blobs"), LogStore(root / "logs")
@@ -201,24 +215,36 @@ async def prime(root: Path, *, slots: int = 8) -> AsyncIterator[Prime]:
             not_ready=lambda: state.not_ready,
             mirror=lambda: state.mirror,
             metrics=metrics,
+            seen=_alone,
+            elsewhere=Elsewhere(Calls(replica_peers), replica, logs.directory, lambda *_attempt: True),
+            access=access or Access(),
         )
         client, callbacks = [await _served(app, stack) for app in (build_app(face), build_callback_app(face))]
         under_test = Prime(replica, worker, engine, service, logs, face, state, client, callbacks)
         tasks = under_test.tasks
         tasks.append(asyncio.create_task(replica.run_forever(), name="replica"))
         stack.push_async_callback(_end, tasks)
+        await replica.caught_up()
         now_ms = replica.clock_ms()
         await replica.propose(c.Found(now_ms, "cluster1", 1))
-        await replica.propose(
-            c.AgentUp(now_ms, Agent(AGENT, 0, "127.0.0.1:9101", "http://127.0.0.1:9100", slots, ("mock",), "1.2.3"))
-        )
+        row = Agent(AGENT, 0, "127.0.0.1:9101", "http://127.0.0.1:9100", slots, ("mock",), "1.2.3", node=1)
+        await replica.propose(c.AgentUp(now_ms, row))
         tasks += [asyncio.create_task(lead(replica)), asyncio.create_task(worker.run_forever())]
         yield under_test
 
 
+async def _alone() -> None:
+    return None
+
+
+class _Served(TestServer):
+    async def _make_runner(self, **options: Any) -> Runner:
+        return Runner(self.app, **options)
+
+
 async def _served(app: web.Application, stack: AsyncExitStack) -> TestClient[web.Request, web.Application]:
     """A client of the application, which is served as the agent itself serves it: it writes its own access log."""
-    server = TestServer(app)
+    server = _Served(app)
     await server.start_server(access_log=None)
     return await stack.enter_async_context(TestClient(server))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.api.cluster import silent_ms
+from agent.cluster.steward import Contact, Seen
+from agent.runtable import commands as c
 from agent.store.database import MirrorStatus
 from tests.api.harness import AGENT, Prime, in_loop, prime
 
@@ -19,7 +23,7 @@ async def test_the_cluster_has_the_documented_shape(tmp_path: Path) -> None:
         agent.state.mirror = MirrorStatus((3, 0), 2, "no route to host")
         shown = await agent.ok("GET", "/api/v1/cluster")
         assert shown.keys() >= CLUSTER
-        assert (shown["cluster"], shown["generation"], shown["leader"], shown["term"]) == ("cluster1", 1, AGENT, 1)
+        assert (shown["cluster"], shown["generation"], shown["leader"], shown["term"]) == ("cluster1", 1, AGENT, 2)
         (one,) = shown["agents"]
         assert one.keys() >= AGENT_KEYS
         assert (one["id"], one["role"], one["state"], one["lag"]) == (AGENT, "leader", "alive", 0)
@@ -35,6 +39,20 @@ async def test_an_agent_says_whether_it_is_alive_and_ready_and_why_not(tmp_path:
         status, answer = await agent.call("GET", "/readyz")
         assert (status, answer["reason"]) == (503, "the log is being read")
         assert (await agent.call("GET", "/healthz"))[0] == 200
+
+
+@in_loop
+async def test_who_is_silent_for_long_and_not_lost_is_told_where_work_is_explained_p11(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+
+        async def seen() -> Seen:
+            return Seen(9, (Contact(1, 9, 2_500), Contact(7, 3, 9_000)))
+
+        silent = replace(agent.face, seen=seen)
+        assert await silent_ms(agent.face) == {}
+        assert await silent_ms(silent) == {AGENT: 2_500}
+        await agent.replica.propose(c.AgentLost(agent.replica.clock_ms(), AGENT, 1))
+        assert await silent_ms(silent) == {}
 
 
 async def metrics(agent: Prime) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

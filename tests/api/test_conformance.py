@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,7 @@ expected-statuses = ["2xx", "400", "404", "409", "410", "422", "504"]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @in_loop
 async def test_every_route_keeps_to_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +68,20 @@ def test_every_operation_says_what_it_answers_and_how_it_refuses() -> None:
             problem = operation["responses"]["500"]["content"]["application/problem+json"]
             assert problem["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
     assert len({one["operationId"] for all_ in made["paths"].values() for one in all_.values()}) == len(ROUTES)
+
+
+def test_whatever_the_document_refers_to_is_there() -> None:
+    made = document(ROUTES, "1")
+    text = json.dumps(made)
+    names = set(re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', text))
+    assert len(names) > 20
+    assert names <= made["components"]["schemas"].keys()
+
+
+@in_loop
+async def test_what_watches_an_agent_may_ask_for_the_head_alone(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        for path in ("/healthz", "/readyz", "/openapi.json"):
+            async with agent.client.head(path) as response:
+                assert response.status == 200
+                assert await response.read() == b""

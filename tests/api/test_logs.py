@@ -11,9 +11,11 @@ import pytest
 from aiohttp import ClientResponse
 
 from agent.api.tailing import Mark
+from agent.runtable import commands as c
+from agent.runtable.model import Agent
 from executors.base import Stream
 from executors.segments import Position
-from tests.api.harness import Prime, in_loop, prime
+from tests.api.harness import Prime, in_loop, prime, refusal
 
 
 async def event(response: ClientResponse) -> tuple[str, str, Any]:
@@ -102,6 +104,21 @@ async def test_a_run_that_ends_without_an_attempt_ends_its_followers(tmp_path: P
         async with agent.client.get(f"/api/v1/runs/{waits['id']}/instances/container/logs?follow=true") as response:
             await agent.ok("POST", f"/api/v1/runs/{waits['id']}/cancel")
             assert [(name, data["attempt"]) for name, _id, data in await rest(response)] == [("end", None)]
+
+
+@in_loop
+async def test_output_of_an_agent_that_is_away_is_refused_and_not_broken_off(tmp_path: Path) -> None:
+    async with prime(tmp_path, slots=0) as agent:
+        away = Agent("away", 0, "127.0.0.1:9201", "http://127.0.0.1:9200", 1, ("mock",), "1.2.3", node=2)
+        await agent.replica.propose(c.AgentUp(agent.replica.clock_ms(), away))
+        await agent.apply()
+        run_id = (await agent.submit())["id"]
+        await agent.until(lambda: agent.replica.table.rows.runs[run_id].instances[0].attempts)
+        path = f"/api/v1/runs/{run_id}/instances/container/logs"
+        for asked in (path, f"{path}?follow=true"):
+            async with agent.client.get(asked) as response:
+                assert await refusal(response) == (503, "unreachable")
+                assert "the output is on agent away, which does not answer" in await response.text()
 
 
 @in_loop

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import errno
 import io
 import json
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
+from multidict import CIMultiDict
 
 from agent.api import routing, server
 from agent.api.problems import response as problem
+from agent.api.serving import Runner
 from agent.errors import Refusal
 from tests.api.harness import Prime, in_loop, job_yaml, prime, refusal
 
@@ -117,6 +121,88 @@ async def test_p12_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, m
         await writer.wait_closed()
 
 
+NO_REQUESTS = {
+    "LineTooLong": b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "BadHttpMessage": b"GET / HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n",
+    "InvalidURLError": b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+async def answered(agent: Prime, sent: bytes) -> tuple[int, Any]:
+    """(status, JSON) of the answer to raw bytes."""
+    url = agent.client.make_url("")
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(sent)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.partition("content-length: ")[2].partition("\r")[0])
+    data = await reader.readexactly(length)
+    writer.close()
+    await writer.wait_closed()
+    assert "content-type: application/problem+json" in head
+    return int(head.split()[1]), json.loads(data)
+
+
+@pytest.mark.parametrize("error", NO_REQUESTS)
+@in_loop
+async def test_what_is_no_request_is_a_problem_and_one_line_in_the_log(
+    tmp_path: Path, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with prime(tmp_path) as agent:
+        with caplog.at_level(logging.INFO):
+            status, problem = await answered(agent, NO_REQUESTS[error])
+            await agent.ok("GET", "/healthz")
+        assert (status, problem["status"], problem["code"]) == (400, 400, "bad_request")
+        assert "x" * 100 not in problem["detail"]
+        (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        assert (record.message, record.__dict__["error"]) == ("a request cannot be read", error)
+        assert record.exc_info is None
+
+
+@in_loop
+async def test_a_body_that_does_not_unpack_is_a_problem_and_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with prime(tmp_path) as agent:
+        with caplog.at_level(logging.INFO):
+            assert await send(agent, "POST", JOBS, b"this is no gzip", Content_Encoding="gzip") == (400, "bad_body")
+            await agent.ok("GET", "/healthz")
+        (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        assert record.message == "a request cannot be read"
+        assert record.exc_info is None
+
+
+@in_loop
+async def test_an_error_of_the_agents_own_keeps_its_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with prime(tmp_path) as agent:
+        runner = Runner(web.Application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+
+        async def fail(*_: object) -> web.Response:
+            raise RuntimeError("broken")
+
+        assert runner.server is not None
+        runner.server.request_handler = fail
+        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session, session.get("/") as response:
+            assert await refusal(response) == (500, "internal")
+        await runner.cleanup()
+        (record,) = [one for one in caplog.records if one.levelno >= logging.ERROR]
+        assert record.exc_info is not None
+        await agent.ok("GET", "/healthz")
+
+
+@in_loop
+async def test_p2_two_keys_of_one_request_are_refused(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply()
+        for second in ("a", "b"):
+            headers = CIMultiDict([("Idempotency-Key", "a"), ("Idempotency-Key", second)])
+            path = "/api/v1/projects/p/jobs/hello/runs"
+            assert await agent.refused("POST", path, {}, headers=headers) == (400, "invalid")
+        assert not agent.replica.table.rows.runs
+
+
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "127.8.9.10:80", "[::1]:9100", "prime.localhost"])
 @in_loop
 async def test_p8_loopback_names_are_answered(tmp_path: Path, host: str) -> None:
@@ -181,14 +267,9 @@ async def test_p9_an_agent_whose_log_has_failed_says_so(tmp_path: Path) -> None:
     async with prime(tmp_path) as agent:
         await agent.apply()
         task = agent.tasks.pop(0)
-        task.cancel()
+        agent.replica.driver.fail(OSError(errno.EIO, "Input/output error"))
         await asyncio.gather(task, return_exceptions=True)
-        agent.replica._stopped = None
-        waiting = asyncio.create_task(agent.refused("POST", "/api/v1/projects/p/jobs/hello/runs", {}))
-        while not agent.replica._queue:  # noqa: ASYNC110  nothing tells when a proposal waits
-            await asyncio.sleep(0)
-        agent.replica._fail_waiting()
-        assert await waiting == (503, "agent_stopped")
+        assert await agent.refused("POST", "/api/v1/projects/p/jobs/hello/runs", {}) == (503, "agent_stopped")
 
 
 @in_loop
@@ -201,3 +282,31 @@ async def test_a_connection_can_be_used_again_after_a_refusal(tmp_path: Path) ->
 
 def test_a_problem_says_when_to_come_again() -> None:
     assert problem(Refusal("overloaded", "later", 429, retry_after_s=0.2)).headers["Retry-After"] == "1"
+
+
+# -- the words ---------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent.parent
+PROMISE = re.compile(r"\(P\d+\)")
+
+
+def told(tree: ast.AST) -> Iterator[ast.Constant]:
+    """The texts in a module that may come before a user: neither what documents the code nor what an assertion says."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node
+        yield from told(node)
+
+
+def test_p11_no_text_for_users_names_a_promise_by_its_number() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{text.lineno}"
+        for package in ("agent", "executors", "consensus", "transport")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.name != "invariants.py"  # what they say is for who changes the code
+        for text in told(ast.parse(path.read_text()))
+        if PROMISE.search(str(text.value))
+    ]
+    assert found == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,6 +137,27 @@ def test_an_answer_that_breaks_off_is_asked_for_again_at_another_agent() -> None
         assert Client([one.url, other.url]).get("/x") == []
 
 
+def test_what_breaks_off_at_the_only_host_is_asked_again_where_that_is_safe() -> None:
+    """As a balancer closes, whose own connection to an agent died under the request."""
+    told: list[str] = []
+    with serving(drops, says({"n": 1})) as server:
+        client = Client([server.url], tell=told.append)
+        assert client.post("/x", {}, key="k") == {"n": 1}
+        assert told == [f"asking again: {server.url}: Remote end closed connection without response"]
+    with serving(drops) as server:  # not by who has a limit
+        with pytest.raises(Unreachable, match="no agent answers"):
+            Client([server.url], limit_s=3).get("/x")
+        assert len(server.asked) == 1
+
+
+def test_what_breaks_off_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.client.AGAIN_S", 0.001)
+    with serving(*[drops] * 3) as server:
+        with pytest.raises(Unreachable, match="no agent answers"):
+            Client([server.url]).get("/x")
+        assert len(server.asked) == 3
+
+
 def test_an_agent_that_is_not_ready_is_passed_over_where_that_is_safe() -> None:
     with serving(problem(503, "agent_stopped"), problem(503, "agent_stopped")) as one, serving(says({})) as other:
         assert Client([one.url, other.url]).get("/x") == {}
@@ -143,8 +165,9 @@ def test_an_agent_that_is_not_ready_is_passed_over_where_that_is_safe() -> None:
             Client([one.url, other.url]).post("/x", {})
 
 
-def test_a_problem_becomes_an_exception_with_its_code() -> None:
+def test_a_problem_becomes_an_exception_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = [{"file": "a", "line": 1, "column": 1, "key": "", "message": "m", "severity": "error"}]
+    monkeypatch.setattr("agent.client.PATIENCE_S", 0.0)
     with serving(problem(422, "spec_invalid", problems=wrong), lambda request: request.send(b"<h1>", 502)) as server:
         client = Client([server.url])
         with pytest.raises(Refused) as refused:
@@ -154,6 +177,13 @@ def test_a_problem_becomes_an_exception_with_its_code() -> None:
         with pytest.raises(Refused, match="HTTP 502") as refused:
             client.get("/x")
         assert refused.value.code == "http_error"
+
+
+def test_who_has_no_time_is_told_so_by_an_agent_that_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="timed out"):
+            Client([host], limit_s=0.05).get("/x")
 
 
 def test_what_is_no_agent_is_called_so() -> None:
@@ -177,6 +207,96 @@ def test_a_text_that_breaks_off_is_an_error_and_not_its_end() -> None:
             next(pieces)
 
 
+def later(request: Request) -> None:
+    """Not ready, and when to come again."""
+    request.send_response(503)
+    request.send_header("Retry-After", "1")
+    request.send_header("Content-Length", "0")
+    request.end_headers()
+
+
+def stale(value: object, age_ms: int = 12_300) -> Answer:
+    """What an agent tells that hears no leader."""
+
+    def send(request: Request) -> None:
+        data = json.dumps(value).encode()
+        request.send_response(200)
+        request.send_header("Prime-Stale", str(age_ms))
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)
+
+    return send
+
+
+def test_agents_that_are_not_ready_are_asked_again_when_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("agent.client.time.sleep", slept.append)
+    told: list[str] = []
+    with serving(later, problem(503, "joining"), says({"n": 1})) as server:
+        assert Client([server.url], tell=told.append).get("/x") == {"n": 1}
+    assert slept == [1.0, 0.5]
+    assert [one.rpartition(": ")[2] for one in told] == ["it is not ready", "joining"]
+
+
+def test_who_is_not_ready_for_long_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.client.PATIENCE_S", 0.01)
+    with serving(*[problem(503, "no_leader")] * 2) as one, serving(*[problem(503, "no_leader")] * 2) as other:
+        with pytest.raises(Refused, match="because of no_leader"):
+            Client([one.url, other.url]).get("/x")
+        with pytest.raises(Refused, match="because of no_leader"):
+            Client([one.url, other.url]).post("/x", {})
+        assert len(one.asked) == len(other.asked) == 2
+
+
+def test_a_write_without_a_key_goes_elsewhere_where_nothing_can_have_happened() -> None:
+    with serving(problem(503, "no_leader"), problem(504, "outcome_unknown")) as one, serving(says({"n": 1})) as other:
+        assert Client([one.url, other.url]).post("/x", {}) == {"n": 1}
+        with pytest.raises(Refused, match="outcome_unknown"):
+            Client([one.url, other.url]).post("/x", {})
+
+
+def test_a_write_with_a_key_whose_outcome_is_unknown_is_sent_again() -> None:
+    gateway: Answer = lambda request: request.send(b"<h1>", 502)  # noqa: E731
+    with serving(problem(504, "outcome_unknown")) as one, serving(gateway) as other, serving(says({"n": 1})) as third:
+        assert Client([one.url, other.url, third.url]).post("/x", {}, key="k") == {"n": 1}
+        assert [server.asked[0].headers["Idempotency-Key"] for server in (one, other, third)] == ["k"] * 3
+
+
+def test_p6_an_agent_that_hears_a_leader_is_believed_before_one_that_hears_none() -> None:
+    told: list[str] = []
+    with (
+        serving(stale({"n": 1}), stale({"n": 3}), stale({"n": 5})) as one,
+        serving(says({"n": 2}), drops, drops) as other,
+    ):
+        client = Client([one.url, other.url], tell=told.append)
+        assert client.get("/x") == {"n": 2}
+        assert client.hosts == [other.url, one.url]
+        assert not told
+        assert client.get("/x") == {"n": 3}  # better than nothing, with a word of warning
+        assert told == [f"{one.url} hears no leader; what is shown may be 12 s old"]
+        assert client.get("/x") == {"n": 5}
+        assert len(told) == 1
+
+
+def test_an_agent_that_is_silent_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.client.PASS_OVER_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving(says({"n": 1}), says({"n": 2})) as other:
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert Client([host, other.url]).get("/x") == {"n": 1}
+        assert Client([other.url, host]).poll("/x", 30) == {"n": 2}
+        assert other.asked[1].path == "/x?timeout=30"
+
+
+def test_a_token_goes_with_every_request_and_is_not_shown() -> None:
+    with serving(says({}), says({})) as server:
+        client = Client([server.url], token="geheim")
+        client.get("/x")
+        client.twin().post("/x", {})
+        assert [one.headers["Authorization"] for one in server.asked] == ["Bearer geheim"] * 2
+        assert "geheim" not in repr(client)
+
+
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +314,15 @@ def test_a_stream_that_drops_is_gone_on_with_after_the_last_event() -> None:
         assert [request.headers.get("Last-Event-ID") for request in server.asked] == [None, "2", "2"]
 
 
+def test_a_stream_that_breaks_is_gone_on_with_at_another_agent_from_its_mark() -> None:
+    line = 'id: {}\nevent: line\ndata: "{}"'
+    first, rest = stream(line.format("1:7", "a"), whole=False), stream(line.format("1:9", "b"), "event: end\ndata: {}")
+    with serving(first, first) as one, serving(rest) as other:
+        events = list(Client([one.url, other.url]).events("/logs", follow=True))
+        assert [event.data for event in events] == ["a", "b", {}]
+        assert [request.headers.get("Last-Event-ID") for request in (*one.asked, *other.asked)] == [None, "1:7"]
+
+
 def test_a_stream_that_was_never_there_is_refused_at_once() -> None:
     with serving(problem(404, "unknown_run")) as server, pytest.raises(Refused, match="unknown_run"):
         list(Client([server.url]).events("/x"))
@@ -203,7 +332,8 @@ def test_a_stream_that_was_never_there_is_refused_at_once() -> None:
 
 def test_a_stream_that_never_comes_back_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.client.RESUME_S", (0.001, 0.001))
-    with serving(*[stream("event: run\ndata: 1", whole=False), drops, drops, drops]) as server:
+    monkeypatch.setattr("agent.client.AGAIN_S", 0.001)
+    with serving(*[stream("event: run\ndata: 1", whole=False), *[drops] * 9]) as server:
         events = Client([server.url]).events("/x")
         assert next(events).data == 1
         with pytest.raises(Unreachable, match="did not come back"):

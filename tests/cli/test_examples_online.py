@@ -148,7 +148,17 @@ def test_lists_go_on_where_they_ended(shop: Prime) -> None:
         words = ["--cursor", page["next_cursor"]]
     assert found == asked[::-1]
     text = shop("run", "list", "--limit", "1")
-    assert text.out.splitlines()[0].split() == ["RUN", "JOB", "STATE", "REASON", "ORIGIN", "CREATED", "TOOK", "BY"]
+    assert text.out.splitlines()[0].split() == [
+        "RUN",
+        "JOB",
+        "STATE",
+        "REASON",
+        "ORIGIN",
+        "SCHEDULED",
+        "CREATED",
+        "TOOK",
+        "BY",
+    ]
     assert "there are more: --cursor " in text.err
 
 
@@ -180,7 +190,7 @@ def test_a_job_whose_name_another_namespace_has_keeps_all_jobs_of_the_folder_out
 
 
 def test_a_folder_is_applied_in_requests_of_a_bounded_size(shop: Prime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.cli.job.APPLY_BATCH_BYTES", 1000)  # less than two jobs
+    monkeypatch.setattr("agent.cli.apply.APPLY_BATCH_BYTES", 1000)  # less than two jobs
     done = shop("job", "apply", "-o", "json")
     assert done.json()["jobs"] == [BROKEN, DAILY, "sales.weekly-report"]
 
@@ -193,7 +203,7 @@ def test_the_cluster_says_how_far_its_database_is(shop: Prime) -> None:
 
 def test_the_cluster_is_watched_until_it_is_interrupted(shop: Prime) -> None:
     url = shop("cluster", "status", "-o", "json").json()["agents"][0]["http"]
-    watch = [*PROGRAM, "cluster", "status", "--watch", "--host", url]
+    watch = ["env", "--default-signal=INT", *PROGRAM, "cluster", "status", "--watch", "--host", url]
     with subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout is not None
         heads = [line for line in (watcher.stdout.readline() for _ in range(5)) if line.startswith("cluster ")]

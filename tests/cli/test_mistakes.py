@@ -122,8 +122,38 @@ def test_two_jobs_of_one_name_are_told_with_both_files(shop: Path) -> None:
 def test_a_namespace_whose_folder_is_missing_is_an_error_of_the_project(shop: Path) -> None:
     change(shop, "optimus.yaml", "{path: jobs}", "{path: jobz}")
     (error,) = errors(shop)
-    assert (error["file"], error["key"]) == ("optimus.yaml", "namespaces[0].job.path")
+    assert places([error]) == [("optimus.yaml", 6, 17, "namespaces[0].job.path")]
     assert "the folder jobz of the namespace sales is not there" in error["message"]
+
+
+def test_a_file_of_presets_that_is_missing_is_told_at_the_key_that_names_it(shop: Path) -> None:
+    change(shop, "optimus.yaml", "  name: shop", "  name: shop\n  preset_path: nowhere.yaml")
+    assert places(errors(shop)) == [("optimus.yaml", 3, 16, "project.preset_path")]
+    applying = prime("job", "apply", "--host", "http://127.0.0.1:1", folder=shop)
+    assert (applying.code, "optimus.yaml:3:16: error: project.preset_path" in applying.err) == (2, True)
+
+
+def test_what_a_broken_file_would_have_said_is_no_second_mistake(shop: Path) -> None:
+    change(shop, JOB, "version: 2", "version: 3")
+    change(shop, JOB, '{size: 24h, offset: "0", truncate_to: d}', "{preset: yesterday}")
+    change(shop, "optimus.yaml", "  name: shop", "  name: shop\n  preset_path: presets.yaml")
+    (shop / "presets.yaml").write_text("presets: {yesterday: {window: {sise: 1d}}}\n")
+    assert {one["file"] for one in errors(shop)} == {"presets.yaml"}
+    (shop / "presets.yaml").unlink()
+    assert [one["file"] for one in errors(shop)] == ["optimus.yaml"]
+    (shop / "presets.yaml").write_text("presets: {yesterday: {window: {size: 1d}}}\n")
+    change(shop, "plugins/sql.yaml", "plugintype: task", "plugintype: tusk")
+    assert [one["file"] for one in errors(shop)] == ["plugins/sql.yaml"]
+    change(shop, JOB, "name: tell", "name: tel")  # and this is one
+    assert {one["file"] for one in errors(shop)} == {"plugins/sql.yaml", JOB}
+
+
+def test_an_executor_that_nobody_has_is_a_warning(shop: Path) -> None:
+    change(shop, JOB, "  name: sql\n", "  name: sql\n  executor: dokcer\n")
+    done = prime("job", "validate", "-o", "json", folder=shop).json()
+    assert places(done["warnings"]) == [(JOB, 7, 13, "task.executor")]
+    assert "did you mean 'docker'?" in done["warnings"][0]["message"]
+    assert done["errors"] == []
 
 
 def test_a_folder_without_optimus_yaml_is_checked_as_far_as_it_can_be(shop: Path) -> None:
@@ -184,7 +214,7 @@ def test_a_plugin_that_its_executor_cannot_run_is_told_with_what_it_lacks(shop: 
     assert errors(shop) == []  # a container needs none
     change(shop, "optimus.yaml", "  name: shop", "  name: shop\n  config: {executor: process}")
     (error,) = errors(shop)
-    assert error["file"] == JOB
+    assert places([error]) == [(JOB, 6, 9, "task.name")]
     assert "plugin sql has no command and no entrypoint script" in error["message"]
 
 

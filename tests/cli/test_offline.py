@@ -10,6 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.folder import load_folder
+from agent.offline import validate
+from agent.spec import limits
+from agent.spec.errors import Severity
 from tests.cli.terminal import BROKEN, DATA, SHOP, prime
 
 AT = "2022-07-05T02:10:10Z"
@@ -64,9 +68,21 @@ def test_an_unknown_job_is_answered_with_the_nearest_one() -> None:
     assert "did you mean 'sales.daily'?" in done.err
 
 
+def test_of_many_jobs_only_the_nearest_are_named(tmp_path: Path) -> None:
+    (tmp_path / "optimus.yaml").write_text("project: {name: p}\nnamespaces: [{name: n, job: {path: jobs}}]\n")
+    for number in range(60):
+        (tmp_path / f"jobs/{number}").mkdir(parents=True)
+        (tmp_path / f"jobs/{number}/job.yaml").write_text(JOB.format(name=f"job-{number:02}"))
+    done = prime("job", "compile", "job-077", "--at", AT, folder=tmp_path)
+    assert "did you mean 'job-07'?" in done.err
+    assert done.err.endswith(", ... (60 in all)\n")
+    assert done.err.count("job-") < 8
+
+
 def test_an_unknown_instance_is_a_usage_error() -> None:
-    done = prime("job", "compile", "sales.daily", "--at", AT, "--instance", "nope", folder=SHOP)
-    assert (done.code, "has no instance 'nope'" in done.err) == (2, True)
+    done = prime("job", "compile", "sales.daily", "--at", AT, "--instance", "tel", folder=SHOP)
+    assert done.code == 2
+    assert "has no instance 'tel'; did you mean 'tell'? Known: sql, tell" in done.err
 
 
 def test_a_job_with_errors_shows_the_line_and_a_caret() -> None:
@@ -129,7 +145,8 @@ def test_next_counts_from_now_and_prints_a_tick_a_line() -> None:
 
 def test_next_of_a_job_without_a_schedule_says_that_it_has_none() -> None:
     done = prime("job", "next", "ops.clean", folder=SHOP)
-    assert (done.code, "has no schedule.interval" in done.err) == (1, True)
+    assert (done.code, "has no schedule.interval" in done.out) == (0, True)
+    assert prime("job", "next", "ops.clean", "-o", "json", folder=SHOP).json() == {"ticks": []}
 
 
 # -- validate ----------------------------------------------------------------------------------------------------------
@@ -162,6 +179,21 @@ def test_validate_names_files_as_seen_from_where_one_stands() -> None:
 def test_validate_looks_only_at_what_is_named(path: str, jobs: int) -> None:
     done = prime("job", "validate", path, "-o", "json", folder=SHOP)
     assert (done.code, done.json()["jobs"]) == (0, jobs)
+
+
+def test_of_files_that_are_not_named_validate_tells_errors_but_no_warnings(tmp_path: Path) -> None:
+    shop = shutil.copytree(SHOP, tmp_path / "shop")
+    with (shop / "plugins/sql.yaml").open("a") as plugin:
+        plugin.write("questions: []\n")
+
+    def warned(*words: str) -> list[str]:
+        return [one["file"] for one in prime("job", "validate", *words, "-o", "json", folder=shop).json()["warnings"]]
+
+    assert warned() == warned("plugins/sql.yaml") == ["plugins/sql.yaml"]
+    assert warned("jobs/ops/clean/job.yaml") == warned("jobs/sales") == warned("optimus.yaml") == []
+    (shop / "plugins/sql.yaml").write_text("name: [\n")
+    done = prime("job", "validate", "jobs/ops/clean/job.yaml", "-o", "json", folder=shop)
+    assert [one["file"] for one in done.json()["errors"]] == ["plugins/sql.yaml"]
 
 
 def test_validate_takes_a_folder_of_jobs_without_a_project(tmp_path: Path) -> None:
@@ -199,6 +231,34 @@ def test_validate_tries_every_template(tmp_path: Path) -> None:
     (error,) = prime("job", "validate", "-o", "json", folder=shop).json()["errors"]
     assert "GLOBAL__nowhere" in error["message"]
     assert error["line"] == 2
+
+
+def test_a_template_that_cannot_be_rendered_is_told_beside_other_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "optimus.yaml").write_text("project: {name: p}\nnamespaces: [{name: n, job: {path: jobs}}]\n")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "job.yaml").write_text(
+        "version: 2\nname: sample\nowner: me\ntask:\n  name: shell\n  config:\n    A: '{{ .nope }}'\n"
+    )
+    done = prime("job", "validate", "-o", "json", folder=tmp_path)
+    assert [(one["key"], one["line"]) for one in done.json()["errors"]] == [("task.config", 7), ("task.config.A", 7)]
+
+
+def test_assets_too_large_to_be_applied_are_told_without_an_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ASSET_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(limits, "JOB_ASSETS_BYTES_MAX", 3 << 19)
+    (tmp_path / "optimus.yaml").write_text("project: {name: p}\nnamespaces: [{name: n, job: {path: jobs}}]\n")
+    assets = tmp_path / "jobs" / "assets"
+    assets.mkdir(parents=True)
+    (assets.parent / "job.yaml").write_text(JOB.format(name="large"))
+    (assets / "a.bin").write_bytes(bytes((1 << 20) + 1))
+    (assets / "b.bin").write_bytes(bytes(1 << 19))
+    report = validate(load_folder(tmp_path))
+    assert [(one.key, one.message) for one in report.of(Severity.ERROR)] == [
+        ("assets", "the asset a.bin has 1048577 bytes; 1 MiB at most"),
+        ("assets", "its assets have 1572865 bytes; 1 MiB a job at most"),
+    ]
 
 
 def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,93 +16,18 @@ import pytest
 
 from agent.cli.follow import wait_for_run
 from agent.client import Client
-from tests.cli.terminal import NOBODY, SHOP, Answer, prime
+from tests.cli.project import SHELL, Prime, shell_job
+from tests.cli.terminal import NOBODY, SHOP, prime
 from tests.e2e.agents import PROGRAM, AgentProcess
 
 pytestmark = pytest.mark.e2e
 
-PROJECT = """
-project:
-  name: {name}
-  variables: {{greeting: hello}}
-namespaces:
-  - name: sales
-    job: {{path: jobs}}
-    variables: {{who: sales}}
-"""
-PLUGIN = """
-name: say
-plugintype: task
-executor: process
-command: cat "$JOB_DIR/in/words.txt"; echo; echo "to $WHO" >&2; exit ${EXIT:-0}
-"""
-HOOK = "name: bye\nplugintype: hook\nhooktype: post\nexecutor: process\ncommand: echo bye\n"
-JOB = """
-version: 2
-name: greet
-owner: me
-schedule: {start_date: "2026-01-01", interval: "@daily"}
-task:
-  name: say
-  config: {WHO: "{{ .GLOBAL__who }}", TOKEN: "{{ .secret.TOKEN }}"}
-  window: {size: 24h, offset: "0", truncate_to: d}
-hooks:
-  - name: bye
-"""
-SHELL = "version: 2\nname: {name}\nowner: me\ntask: {{name: shell, config: {{SCRIPT: '{script}'}}}}\n"
 WAITS = "while [ ! -e {gate} ]; do sleep 0.02; done; echo through"
-Prime = Callable[..., Answer]
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    one = AgentProcess(tmp_path_factory.mktemp("agent") / "data", "--executors", "process")
-    one.start()
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A project folder; its project has a name of its own, so that tests do not see each other's runs."""
-    root = tmp_path / "project"
-    for path, text in {
-        "optimus.yaml": PROJECT.format(name=tmp_path.name),
-        "plugins/say.yaml": PLUGIN,
-        "plugins/bye.yaml": HOOK,
-        "jobs/greet/job.yaml": JOB,
-        "jobs/greet/assets/words.txt": "{{ .GLOBAL__greeting }} on {{ .DSTART | Date }}\n",
-    }.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-    return root
-
-
-@pytest.fixture
-def ask(agent: AgentProcess, folder: Path) -> Prime:
-    """`prime` in the project folder, with the agent's address."""
-
-    def asked(*words: str | Path, **how: Any) -> Answer:
-        return prime("--host", agent.url, *words, folder=folder, **how)
-
-    return asked
-
-
-@pytest.fixture
-def applied(ask: Prime) -> Prime:
-    assert ask("plugin", "apply").code == 0
-    assert ask("secret", "set", "TOKEN", stdin="open sesame\n").code == 0
-    assert ask("job", "apply").code == 0
-    return ask
-
-
-def shell_job(folder: Path, name: str, script: str) -> None:
-    path = folder / "jobs" / name / "job.yaml"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(SHELL.format(name=name, script=script))
-
 
 # -- applying ----------------------------------------------------------------------------------------------------------
+
+
+ESTABLISHED = "01"  # in /proc/net/tcp
 
 
 def test_a_folder_is_applied_and_its_schedule_is_said_not_to_run_yet(ask: Prime) -> None:
@@ -117,7 +42,8 @@ def test_a_folder_is_applied_and_its_schedule_is_said_not_to_run_yet(ask: Prime)
     assert "greet" in ask("job", "list", "--namespace", "sales").out
     assert "name: greet" in ask("job", "show", "greet").out
     assert ask("job", "show", "greet", "-o", "json").json()["spec"]["name"] == "greet"
-    assert "say" in ask("plugin", "list").out
+    (say,) = (line.split() for line in ask("plugin", "list").out.splitlines() if line.startswith("say "))
+    assert say[:4] == ["say", "task", "-", "process"]  # when a hook runs is nothing that a task has
     assert {one["name"] for one in ask("plugin", "list", "-o", "json").json()["plugins"]} >= {"bye", "say", "shell"}
     assert "greeting" in ask("project", "show").out
     assert ask("project", "show", "-o", "json").json()["namespaces"]["sales"]["variables"] == {"who": "sales"}
@@ -195,6 +121,7 @@ def test_a_run_from_asking_for_it_to_its_record(applied: Prime) -> None:
     short = run["id"][:8]
     shown = applied("run", "show", short, "-o", "json").json()
     assert shown["run"]["id"] == run["id"]
+    assert applied("run", "show", run["id"][:4].upper(), "-o", "json").json()["run"]["id"] == run["id"]
     assert shown["run"]["scheduled_at"] == "2026-03-02T02:00:00Z"
     text = applied("run", "show", short).out
     assert "greet  success" in text
@@ -210,7 +137,10 @@ def test_a_run_from_asking_for_it_to_its_record(applied: Prime) -> None:
     assert "success" in applied("run", "explain", short).out
     assert len(applied("run", "explain", short, "-o", "json").json()["explanations"]) == 2
     project = run["project"]
-    assert short in applied("run", "list", "--project", project, "--state", "success", "--since", "1h").out
+    table = applied("run", "list", "--project", project, "--state", "success", "--since", "1h").out
+    assert table.splitlines()[0].split()[4:7] == ["ORIGIN", "SCHEDULED", "CREATED"]
+    assert f"{short}" in table
+    assert " 2026-03-02T02:00:00Z " in table
     listed = applied("run", "list", "-p", project, "--limit", "1", "-o", "json").json()
     assert [one["id"] for one in listed["runs"]] == [run["id"]]
     assert applied("run", "wait", short).code == 0
@@ -315,8 +245,9 @@ def test_interrupting_who_follows_leaves_the_run_alone(applied: Prime, folder: P
     assert applied("job", "apply").code == 0
     run_id = applied("job", "run", "long").out.strip()
     for words in (["run", "logs", run_id, "-f"], ["run", "wait", run_id]):
+        program = ["env", "--default-signal=INT", *PROGRAM]  # whoever runs the tests in the background ignores it
         with subprocess.Popen(
-            [*PROGRAM, *words, "--host", _url(applied)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*program, *words, "--host", _url(applied)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as watcher:
             assert watcher.stdout is not None
             if words[1] == "logs":
@@ -325,7 +256,7 @@ def test_interrupting_who_follows_leaves_the_run_alone(applied: Prime, folder: P
                 _wait_until(lambda: _is_waiting(watcher.pid))
             watcher.send_signal(signal.SIGINT)
             _out, err = watcher.communicate(timeout=30)
-        assert watcher.returncode == 130
+        assert watcher.returncode == 130, err
         assert "the run goes on" in err
         assert "Traceback" not in err
     gate.touch()
@@ -333,12 +264,13 @@ def test_interrupting_who_follows_leaves_the_run_alone(applied: Prime, folder: P
 
 
 def _is_waiting(pid: int) -> bool:
-    """Whether the process has an open socket: it asks, and waits for the answer."""
-    links = Path(f"/proc/{pid}/fd")
+    """Whether the process is connected: it asks, and waits for the answer. (urllib3 opens a socket when imported.)"""
     try:
-        return any("socket" in str(one.readlink()) for one in links.iterdir())
+        links = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     except FileNotFoundError:
         return False
+    return any(f"socket:[{row[9]}]" in links and row[3] == ESTABLISHED for row in rows)
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:
@@ -425,15 +357,26 @@ def test_the_cluster_is_shown(ask: Prime) -> None:
 # -- starting agents ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [["--join", "a:1"], ["--bootstrap-expect", "3"], ["--cluster-key", "f"]])
-def test_flags_of_clusters_are_refused_with_a_word_why(flags: list[str], tmp_path: Path) -> None:
-    done = prime("agent", "start", "--data-dir", tmp_path / "d", *flags)
-    assert (done.code, "this version runs one agent" in done.err) == (2, True)
+@pytest.mark.parametrize(
+    ("flags", "code", "why"),
+    [
+        (["--join", "a:1"], 2, "--join needs --cluster-key FILE"),
+        (["--bootstrap-expect", "3"], 2, "--bootstrap-expect 3: goes with --join"),
+        (["--cluster-key", "f"], 1, "f: there is no key file; make one with `prime cluster key new --out f`"),
+        (["--join", "a:1,b", "--cluster-key", "f"], 2, "--join 'b': HOST:PORT is expected"),
+        (["--bind", "0.0.0.0:1"], 2, "--bind 0.0.0.0:1: an address that others can reach needs the cluster's key"),
+        (["--labels", "gpu"], 2, "--labels 'gpu': NAME=VALUE is expected"),
+        (["--labels", "a=1,a=2"], 2, "--labels a: is given twice"),
+    ],
+)
+def test_flags_of_clusters_are_refused_with_a_word_why(flags: list[str], code: int, why: str, tmp_path: Path) -> None:
+    done = prime("agent", "start", "--data-dir", tmp_path / "d", "--http", "127.0.0.1:0", *flags)
+    assert (done.code, why in done.err) == (code, True), done.err
 
 
 def test_settings_of_an_agent_are_variables_too(tmp_path: Path) -> None:
-    done = prime("agent", "start", env={"PRIME_DATA_DIR": str(tmp_path / "d"), "PRIME_HTTP": "0.0.0.0:1"})
-    assert (done.code, "--http 0.0.0.0:1" in done.err) == (2, True)
+    done = prime("agent", "start", env={"PRIME_DATA_DIR": str(tmp_path / "d"), "PRIME_HTTP": "nowhere"})
+    assert (done.code, "--http 'nowhere'" in done.err) == (2, True)
     assert prime("dev", "--http", "nonsense", "--data-dir", tmp_path / "d").code == 2
 
 
@@ -442,7 +385,7 @@ def test_dev_applies_the_project_one_stands_in_and_keeps_its_data_out_of_git(fol
     (folder / "jobs" / "bad").mkdir()
     (folder / "jobs" / "bad" / "job.yaml").write_text("name: bad\n")
     with subprocess.Popen(
-        [*PROGRAM, "dev", "--http", "127.0.0.1:0"],
+        [*PROGRAM, "dev", "--agents", "1", "--http", "127.0.0.1:0"],
         cwd=folder / "jobs", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as agent:  # fmt: skip
         try:
@@ -471,10 +414,9 @@ class Told(Client):
         super().__init__(hosts)
         self.waits = threading.Event()
 
-    def get(self, path: str, **parameters: object) -> Any:
-        if path.endswith("/wait"):
-            self.waits.set()
-        return super().get(path, **parameters)
+    def poll(self, path: str, timeout_s: int) -> Any:
+        self.waits.set()
+        return super().poll(path, timeout_s)
 
 
 def test_who_waits_or_follows_sees_the_end_although_the_agent_was_killed_meanwhile(

@@ -82,6 +82,20 @@ def test_completion_is_for_the_name_it_was_asked_under(me: Path) -> None:
         assert (done.code, "_PRIME_COMPLETE" in done.out) == (0, True)
 
 
+def test_the_version_is_an_option_too() -> None:
+    assert prime("--version").out == prime("version").out == f"prime {__version__}\n"
+
+
+def test_completion_offers_the_jobs_of_the_folder_where_no_agent_answers(me: Path) -> None:
+    for words in ("optimus job next sales.", "optimus job run sales.", "optimus run list --job sales."):
+        count = len(words.split()) - 1
+        env = {"_OPTIMUS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        assert optimus(me, search=[], **env).stdout == "plain,sales.daily\nplain,sales.hourly\n"
+    env = {"_OPTIMUS_COMPLETE": "bash_complete", "COMP_WORDS": "optimus run show ", "COMP_CWORD": "3"}
+    done = optimus(me, search=[], **env)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
 def test_completion_offers_verbs_and_options(me: Path) -> None:
     env = {"_OPTIMUS_COMPLETE": "bash_complete", "COMP_WORDS": "optimus job va", "COMP_CWORD": "2"}
     assert optimus(me, search=[], **env).stdout == "plain,validate\n"

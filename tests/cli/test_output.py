@@ -143,6 +143,12 @@ def test_the_caret_may_stand_behind_the_end_of_the_line(tmp_path: Path, capsys: 
     assert shown(capsys, a_problem(file, 1, 8)) == ["    name: [", "           ^"]
 
 
+def test_what_a_terminal_might_act_on_is_not_quoted(tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("a: \x1b]0;title\x07\x9b2J b\n")
+    assert shown(capsys, a_problem(file, 1, 4)) == ["    a: \ufffd]0;title\ufffd\ufffd2J b", "       ^"]
+
+
 def test_lines_are_counted_as_the_parsers_count_them(tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "query.sql"
     file.write_bytes(b"select 1\x0c\r\nfrom x\r\n")

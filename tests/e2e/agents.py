@@ -36,6 +36,7 @@ class AgentProcess:
     def __init__(self, data_dir: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
+        self.prefix: list[str] = []  # what its command is given to
         self._options = options
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,7 +44,11 @@ class AgentProcess:
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it takes work."""
         (self.data_dir / "agent.json").unlink(missing_ok=True)
-        command = [*PROGRAM, "agent", "start", "--data-dir", str(self.data_dir), "--http", "127.0.0.1:0"]
+        command = [
+            *self.prefix,
+            *(*PROGRAM, "agent", "start", "--data-dir", str(self.data_dir)),
+            *("--http", "127.0.0.1:0", "--bind", "127.0.0.1:0"),
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._options], stdout=log, stderr=log, env=self._environment, cwd=self.data_dir.parent
@@ -59,7 +64,7 @@ class AgentProcess:
             assert self._process.poll() is None, self.log.read_text()[-4000:]
             if (self.data_dir / "agent.json").exists():
                 try:
-                    self.client().get("/readyz")
+                    Client([self.url], limit_s=5.0).get("/readyz")
                 except Exception:
                     pass
                 else:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from agent.runtable import commands as c
 from agent.runtable import invariants
 from agent.runtable.apply import Applied, apply
 from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import (
     Agent,
+    Attempt,
     Instance,
     InstanceKind,
     InstancePlan,
     InstanceState,
+    OnAgentLost,
     Origin,
     Reason,
     RetryPolicy,
     Run,
 )
 from agent.runtable.planner import plan
-from agent.runtable.table import Table
+from agent.runtable.table import Table, pack_run, unpack_run
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -39,10 +43,24 @@ def hook(name: str, kind: InstanceKind, after: tuple[str, ...] = (), **fields: o
 def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[str, object]) -> InstancePlan:
     retry = fields.pop("retry", RetryPolicy())
     timeout_ms = fields.pop("timeout_ms", None)
+    executor = fields.pop("executor", "mock")
+    choice = fields.pop("on_agent_lost", OnAgentLost.RERUN)
+    labels = fields.pop("labels", {})
     assert not fields
     assert isinstance(retry, RetryPolicy)
     assert timeout_ms is None or isinstance(timeout_ms, int)
-    return InstancePlan(name, kind, name, after, "mock", retry, timeout_ms)
+    assert isinstance(executor, str)
+    assert isinstance(choice, OnAgentLost)
+    assert isinstance(labels, dict)
+    constraints = tuple(sorted(labels.items()))
+    return InstancePlan(name, kind, name, after, executor, retry, timeout_ms, choice, constraints)
+
+
+def at_level_2(monkeypatch: pytest.MonkeyPatch, command: type[c.Command]) -> None:
+    """The program is of a release in which this command came to be."""
+    levels: dict[type[c.Command], int] = {**c.LEVELS, command: 2}
+    monkeypatch.setattr(c, "LEVELS", levels)
+    monkeypatch.setattr(c, "LEVEL", 2)
 
 
 NO_RETRY = RetryPolicy()
@@ -71,13 +89,17 @@ class Driver:
 
     def say(self, command: c.AnyCommand) -> Applied:
         """Apply a command and check every invariant, the promise that final is final included."""
-        before = {run.id: {i.plan.name: i.state for i in run.instances} for run in self.table.rows.runs.values()}
+        before = {run.id: unpack_run(pack_run(run)) for run in self.table.rows.runs.values()}
         self.index += 1
         self.log.append(c.encode(command))
         applied = apply(self.table, self.index, self.log[-1])
         invariants.check(self.table)
         for run in (*self.table.rows.runs.values(), *(f.run for f in applied.finished)):
-            invariants.check_step(before.get(run.id, {}), run)
+            old = before.get(run.id)
+            if old is not None:
+                cleared = command.instances if isinstance(command, c.ClearRun) else ()
+                invariants.check_step({i.plan.name: i.state for i in old.instances}, run, cleared)
+                invariants.check_attempts(old, run)
         self.finished += applied.finished
         return applied
 
@@ -87,6 +109,52 @@ class Driver:
         self.say(c.AgentUp(self.now_ms, Agent("a1", 0, "127.0.0.1:1", "http://127.0.0.1:2", slots, executors, "0")))
         self.say(c.PutProject(self.now_ms, "p"))
         return self
+
+    def up(
+        self,
+        agent: str = "a1",
+        slots: int = 4,
+        *,
+        node: int = 0,
+        labels: dict[str, str] | None = None,
+        executors: tuple[str, ...] = ("mock",),
+        clean: bool = False,
+        of: int = 0,
+        unfenceable: tuple[str, ...] = (),
+    ) -> Applied:
+        """An agent says that it is there. of: the epoch whose work has ended, if it is clean."""
+        row = Agent(
+            agent,
+            0,
+            "127.0.0.1:1",
+            "http://h",
+            slots,
+            executors,
+            "0",
+            node=node,
+            labels=labels or {},
+            unfenceable=unfenceable,
+        )
+        return self.say(c.AgentUp(self.now_ms, row, clean, of))
+
+    def lose(self, agent: str = "a1", epoch: int | None = None) -> Applied:
+        """The leader declares an agent lost, in its present epoch where none is given."""
+        known = self.table.rows.agents.get(agent)
+        return self.say(c.AgentLost(self.now_ms, agent, epoch or (known.epoch if known is not None else 1)))
+
+    def cancel(self, run_id: str = "r1", *, assume_stopped: bool = False) -> Applied:
+        """An operator cancels a run."""
+        return self.say(c.CancelRun(self.now_ms, run_id, "me", "a1", assume_stopped))
+
+    def mark(self, name: str, state: InstanceState, run_id: str = "r1", *, assume_stopped: bool = False) -> Applied:
+        """An operator marks an instance."""
+        return self.say(c.MarkInstance(self.now_ms, run_id, name, state, "me", "a1", assume_stopped))
+
+    def attempt(self, name: str = "bq2bq", run_id: str = "r1") -> Attempt:
+        """The newest attempt of an instance."""
+        attempt = self.instance(name, run_id).last
+        assert attempt is not None
+        return attempt
 
     def submit(
         self,
@@ -98,6 +166,7 @@ class Driver:
         timeout_ms: int = 72 * HOUR_MS,
         queue_timeout_ms: int = 24 * HOUR_MS,
         project: str = "p",
+        job: str = "j",
     ) -> Applied:
         """Ask for a run of these instances."""
         return self.say(
@@ -106,7 +175,7 @@ class Driver:
                 run_id,
                 project,
                 "n",
-                "j",
+                job,
                 START_MS,
                 origin,
                 "me",

@@ -6,7 +6,8 @@ import pytest
 
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS, apply
-from agent.runtable.model import Job, Limits, Namespace, Plugin, Secret
+from agent.runtable.catalog import TOKENS_MAX
+from agent.runtable.model import Job, Limits, Namespace, Plugin, Role, Secret, Token
 from agent.runtable.table import Table
 from tests.runtable.builders import START_MS, Driver
 
@@ -55,11 +56,31 @@ def test_plugins_and_secrets_belong_to_a_project(driver: Driver) -> None:
     secret = Secret(b"cipher", START_MS)
     assert driver.say(c.PutSecret(START_MS, "q", "", "KEY", secret)).code == "unknown_project"
     assert driver.say(c.PutSecret(START_MS, "p", "", "KEY", secret)).ok
-    copy = Table.load(driver.table.dump())
+    copy = Table.load([driver.table.dump()])
     assert copy.bytes_used == driver.table.bytes_used
     assert driver.say(c.DeleteSecret(START_MS, "p", "n", "KEY")).code == "unknown_secret"
     assert driver.say(c.DeleteSecret(START_MS, "p", "", "KEY")).ok
     assert driver.table.rows.secrets == {}
+
+
+def test_a_token_has_a_name_of_its_own_until_it_is_deleted_p8(driver: Driver) -> None:
+    token, other = (Token(role, "digest", "last", START_MS, "me") for role in (Role.ADMIN, Role.VIEWER))
+    assert driver.say(c.PutToken(START_MS, "ci", token)).ok
+    assert driver.say(c.PutToken(START_MS, "ci", other)).code == "exists"
+    assert driver.table.rows.tokens == {"ci": token}
+    copy = Table.load([driver.table.dump()])
+    assert (copy.rows.tokens, copy.bytes_used) == ({"ci": token}, driver.table.bytes_used)
+    assert driver.say(c.DeleteToken(START_MS, "cd")).code == "unknown_token"
+    assert driver.say(c.DeleteToken(START_MS, "ci")).ok
+    assert driver.say(c.PutToken(START_MS, "ci", other)).ok
+
+
+def test_there_are_so_many_tokens_and_no_more_also_in_a_full_table_p12(driver: Driver) -> None:
+    driver.say(c.SetLimits(START_MS, Limits(bytes_max=1)))
+    token = Token(Role.USER, "digest", "last", START_MS, "me", START_MS)
+    for number in range(TOKENS_MAX):
+        assert driver.say(c.PutToken(START_MS, f"t{number}", token)).ok
+    assert driver.say(c.PutToken(START_MS, "one more", token)).code == "too_many_tokens"
 
 
 def test_every_code_has_its_words() -> None:

@@ -11,17 +11,19 @@ from typing import Annotated, get_args, get_origin
 import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS, apply
 from agent.runtable.explain import explain
 from agent.runtable.model import (
-    Agent,
+    AttemptState,
     InstanceKind,
     InstancePlan,
     InstanceState,
+    LeaseTerms,
     Limits,
+    OnAgentLost,
     Origin,
     Reason,
     RetryPolicy,
@@ -31,6 +33,10 @@ from agent.runtable.table import Table, unpack_run
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, hook, task
 
 NAMES = ("a", "b", "t", "p", "f", "g")
+AGENTS = st.sampled_from(["a1", "a2", "a3"])
+PICK = st.integers(0, 9)
+CLEAN = st.sampled_from([True, True, False])
+Owned = tuple[str, str, int, str, int]  # run, instance, number, agent, epoch
 
 
 @st.composite
@@ -38,12 +44,14 @@ def jobs(draw: st.DrawFn) -> tuple[InstancePlan, ...]:
     """Some pre hooks, a task, some post and fail hooks."""
     retry = RetryPolicy(draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 60])), draw(st.booleans()), None)
     timeout_ms = draw(st.sampled_from([None, 1000, HOUR_MS]))
+    choice, labels = draw(st.sampled_from(OnAgentLost)), draw(st.sampled_from([{}, {}, {"gpu": "yes"}]))
     plans = []
     if draw(st.booleans()):
-        plans.append(hook("a", InstanceKind.PRE, retry=retry))
+        plans.append(hook("a", InstanceKind.PRE, retry=retry, on_agent_lost=choice))
         if draw(st.booleans()):
             plans.append(hook("b", InstanceKind.PRE, draw(st.sampled_from([(), ("a",)]))))
-    plans.append(task("t", tuple(one.name for one in plans), retry=retry, timeout_ms=timeout_ms))
+    before = tuple(one.name for one in plans)
+    plans.append(task("t", before, retry=retry, timeout_ms=timeout_ms, on_agent_lost=choice, labels=labels))
     if draw(st.booleans()):
         plans.append(hook("p", InstanceKind.POST, ("t",)))
     if draw(st.booleans()):
@@ -57,13 +65,16 @@ class RunTableMachine(RuleBasedStateMachine):
     """One table under random commands, its twin fed from the log, and a loaded copy from time to time."""
 
     runs = Bundle("runs")
+    attempts = Bundle("attempts")
 
     @initialize(slots=st.integers(0, 3))
     def found(self, slots: int) -> None:
         self.driver = Driver().found(slots=slots)
+        self.driver.up("a2", 2, node=2, labels={"gpu": "yes"}, unfenceable=("mock",))
         self.driver.say(c.SetLimits(START_MS, Limits(runs_max=5, finished_max=3)))
         self.twin = Table()
         self.count = 0
+        self.image = (self.driver.table.image(), self.driver.table.dump())
 
     @rule(
         target=runs,
@@ -71,53 +82,102 @@ class RunTableMachine(RuleBasedStateMachine):
         request=st.sampled_from(["", "k1", "k2"]),
         origin=st.sampled_from([Origin.MANUAL, Origin.SCHEDULE]),
         body=st.sampled_from(["x", "y"]),
+        job=st.sampled_from(["j", "k"]),
     )
-    def submit(self, plans: tuple[InstancePlan, ...], request: str, origin: Origin, body: str) -> str:
+    def submit(self, plans: tuple[InstancePlan, ...], request: str, origin: Origin, body: str, job: str) -> str:
         self.count += 1
         return self.driver.submit(
-            *plans, run_id=f"r{self.count}", request=request, origin=origin, body=body, timeout_ms=4 * HOUR_MS
+            *plans, run_id=f"r{self.count}", request=request, origin=origin, body=body, job=job, timeout_ms=4 * HOUR_MS
         ).run_id
 
     @rule()
     def plan_once(self) -> None:
         self.driver.plan()
 
-    @rule(ms=st.sampled_from([1, 1000, 60_000, HOUR_MS, 30 * HOUR_MS]))
+    @rule(ms=st.sampled_from([1, 1000, 60_000, 60_000, HOUR_MS, 30 * HOUR_MS]))
     def pass_time(self, ms: int) -> None:
         self.driver.pass_time(ms)
 
-    @rule(run_id=runs, name=st.sampled_from(NAMES), reason=st.sampled_from([None, None, *Reason]))
-    def end(self, run_id: str, name: str, reason: Reason | None) -> None:
-        if self._has_attempt(run_id, name):
+    @rule(pick=PICK, reason=st.sampled_from([None, None, *Reason]))
+    def end(self, pick: int, reason: Reason | None) -> None:
+        for run_id, name in self._picked(pick):
             self.driver.end(name, reason, run_id)
 
-    @rule(run_id=runs, name=st.sampled_from(NAMES))
-    def start(self, run_id: str, name: str) -> None:
-        if self._has_attempt(run_id, name):
+    @rule(pick=PICK)
+    def start(self, pick: int) -> None:
+        for run_id, name in self._picked(pick):
             self.driver.start(name, run_id)
 
-    @rule(run_id=runs)
-    def cancel(self, run_id: str) -> None:
-        self.driver.say(c.CancelRun(self.driver.now_ms, run_id, "me", "a1"))
+    @rule(target=attempts, pick=PICK)
+    def an_owner_writes_down_its_attempt(self, pick: int) -> MultipleResults[Owned]:
+        picked = self._picked(pick)
+        found = [(*key, self.driver.attempt(key[1], key[0])) for key in picked]
+        return multiple(*((run, name, one.number, one.agent, one.epoch) for run, name, one in found))
 
-    @rule(run_id=runs, name=st.sampled_from(NAMES), state=st.sampled_from(InstanceState))
-    def mark(self, run_id: str, name: str, state: InstanceState) -> None:
-        self.driver.say(c.MarkInstance(self.driver.now_ms, run_id, name, state, "me", "a1"))
+    @rule(owned=attempts, ended=st.booleans())
+    def an_owner_speaks_late(self, owned: Owned, ended: bool) -> None:
+        """Whatever has become of its attempt; an attempt that has ended is not changed by it."""
+        driver, now_ms = self.driver, self.driver.now_ms
+        driver.seq += 1
+        said: c.AnyCommand = c.InstanceStarted(now_ms, *owned, driver.seq, now_ms, None, {})
+        if ended:
+            said = c.InstanceEnded(now_ms, *owned, driver.seq, None, 0, "", now_ms, now_ms, None, {})
+        run = driver.table.rows.runs.get(owned[0])
+        instance = run.instance(owned[1]) if run is not None else None
+        attempt = instance.open_attempt if instance is not None else None
+        mine = attempt is not None and (attempt.number, attempt.agent, attempt.epoch) == owned[2:]
+        started = mine and attempt is not None and attempt.state is AttemptState.RUNNING
+        assert driver.say(said).ok is (mine and (ended or not started))
 
-    @rule(run_id=runs, names=st.lists(st.sampled_from(NAMES), max_size=3, unique=True))
-    def clear(self, run_id: str, names: list[str]) -> None:
+    @rule(run_id=runs, assume=st.booleans())
+    def cancel(self, run_id: str, assume: bool) -> None:
+        self.driver.cancel(run_id, assume_stopped=assume)
+
+    @rule(run_id=runs, name=st.sampled_from(NAMES), state=st.sampled_from(InstanceState), assume=st.booleans())
+    def mark(self, run_id: str, name: str, state: InstanceState, assume: bool) -> None:
+        self.driver.mark(name, state, run_id, assume_stopped=assume)
+
+    @rule(run_id=runs, names=st.lists(st.sampled_from(NAMES), max_size=3, unique=True), assume=st.booleans())
+    def clear(self, run_id: str, names: list[str], assume: bool) -> None:
         record = next((f.record for f in reversed(self.driver.finished) if f.run.id == run_id), b"")
         row = self.driver.table.rows.finished.get(run_id)
         index = row.index if row is not None else 0
-        self.driver.say(c.ClearRun(self.driver.now_ms, run_id, tuple(names), record, index, "me", "a1", "clear"))
+        self.driver.say(
+            c.ClearRun(self.driver.now_ms, run_id, tuple(names), record, index, "me", "a1", "clear", assume)
+        )
 
-    @rule(slots=st.integers(0, 3))
-    def agent_up(self, slots: int) -> None:
-        self.driver.say(c.AgentUp(self.driver.now_ms, Agent("a1", 0, "", "", slots, ("mock",), "0")))
+    @rule(name=AGENTS, slots=st.integers(0, 3), node=st.integers(0, 4), gpu=st.sampled_from(["yes", "no"]), clean=CLEAN)
+    def agent_up(self, name: str, slots: int, node: int, gpu: str, clean: bool) -> None:
+        unfenceable = ("mock",) if node % 2 else ()
+        self.driver.up(name, slots, node=node, labels={"gpu": gpu}, clean=clean, unfenceable=unfenceable)
+
+    @rule(name=AGENTS, epoch=st.sampled_from([None, None, 1, 2]))
+    def agent_lost(self, name: str, epoch: int | None) -> None:
+        self.driver.lose(name, epoch)
+
+    @rule(name=AGENTS, what=st.sampled_from(["drain", "go on", "remove", "change the terms"]))
+    def someone_runs_the_cluster(self, name: str, what: str) -> None:
+        now_ms = self.driver.now_ms
+        if what == "remove":
+            self.driver.say(c.AgentRemoved(now_ms, name))
+        elif what == "change the terms":
+            self.driver.say(c.SetLeaseTerms(now_ms, LeaseTerms(1000)))
+        else:
+            self.driver.say(c.AgentDraining(now_ms, name, what == "drain"))
 
     @rule()
     def restart_from_a_snapshot(self) -> None:
-        self.driver.table = Table.load(self.driver.table.dump())
+        self.driver.table = Table.load([self.driver.table.dump()])
+
+    @rule()
+    def an_image_is_of_its_own_index_whatever_came_after(self) -> None:
+        image, dump = self.image
+        assert b"".join(image) == dump
+        self.image = (self.driver.table.image(), self.driver.table.dump())
+
+    @invariant()
+    def an_image_is_of_the_rows_as_they_are(self) -> None:
+        assert self.driver.table.dump() == Table(self.driver.table.rows).dump()
 
     @invariant()
     def a_replica_that_applied_the_same_log_has_the_same_rows(self) -> None:
@@ -131,21 +191,24 @@ class RunTableMachine(RuleBasedStateMachine):
             assert all(e.why for e in explain(self.driver.table, run))
 
     def teardown(self) -> None:
-        """Whatever was said, everything accepted ends once its work does and time passes (P1)."""
+        """Whatever was said, everything accepted ends once its work does and time passes (P1).
+
+        What is on agents that were lost is never heard of again.
+        """
         driver = self.driver
-        driver.say(c.AgentUp(driver.now_ms, Agent("a1", 0, "", "", 8, ("mock",), "0")))
+        driver.up("a9", 8, labels={"gpu": "yes"})
         for _ in range(40):
             driver.pass_time(HOUR_MS)
             for run in list(driver.table.rows.runs.values()):
                 for instance in run.instances:
-                    if instance.open_attempt is not None:
+                    if instance.open_attempt is not None and instance.state is not InstanceState.UNKNOWN:
                         driver.end(instance.plan.name, Reason.EXIT_CODE, run.id)
         assert driver.table.rows.runs == {}
 
-    def _has_attempt(self, run_id: str, name: str) -> bool:
-        run = self.driver.table.rows.runs.get(run_id)
-        instance = run.instance(name) if run is not None else None
-        return instance is not None and instance.last is not None
+    def _picked(self, pick: int) -> list[tuple[str, str]]:
+        """One of the instances with an open attempt, if there is any."""
+        keys = sorted(key for keys in self.driver.table.assigned.values() for key in keys)
+        return [keys[pick % len(keys)]] if keys else []
 
 
 RunTableMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -162,16 +225,19 @@ def test_no_bytes_make_apply_raise(data: bytes) -> None:
 
 
 WORDS = st.sampled_from(["", "p", "n", "j", "r1", "t", "a1"]) | st.text(max_size=3)
-COUNTS = st.sampled_from([0, 1, 2, START_MS, 2**53]) | st.integers(0, 2**53)
+COUNTS = (0, 1, 2, START_MS, 2**53)
 
 
 def values(kind: object) -> st.SearchStrategy[object]:
     """Values of a field's type, within the bounds that decoding enforces."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return COUNTS if arguments[0] is int else st.floats(0, 1e9)
+        least, most = arguments[1].ge, arguments[1].le
+        edges = st.sampled_from([n for n in COUNTS if least <= n <= most])
+        return edges | st.integers(least, most) if arguments[0] is int else st.floats(least, most)
     if origin is tuple:
-        return st.lists(values(arguments[0]), max_size=3).map(tuple)
+        several = st.lists(values(arguments[0]), max_size=3).map(tuple)
+        return several if arguments[-1] is Ellipsis else st.tuples(*map(values, arguments))
     if origin is dict:
         return st.dictionaries(WORDS, values(arguments[1]), max_size=2)
     if arguments:  # a union

@@ -519,7 +519,7 @@ def test_a_table_that_was_dumped_and_loaded_goes_on_the_same(driver: Driver) -> 
     driver.go("check")
     driver.submit(run_id="r2")
     driver.go("bq2bq", run_id="r2")
-    copy = Driver(Table.load(driver.table.dump()), driver.now_ms, driver.index, driver.seq)
+    copy = Driver(Table.load([driver.table.dump()]), driver.now_ms, driver.index, driver.seq)
     for one in (driver, copy):
         one.pass_time(100 * HOUR_MS)
     assert copy.table.dump() == driver.table.dump()

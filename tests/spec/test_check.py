@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from agent.spec.check import relocate
+from agent.spec.check import check_job, relocate
 from agent.spec.errors import Position, Problem
+from agent.spec.job import parse_job
 
-POSITIONS = {"task.config.A": Position("n/j/job.yaml", 7, 5), "task.config.B": Position("n/this.yaml", 2, 3)}
+POSITIONS = {
+    "task.config.A": Position("n/j/job.yaml", 7, 5),
+    "task.config.B": Position("n/this.yaml", 2, 3),
+    "hooks[0]": Position("n/j/job.yaml", 9, 5),
+}
+EXECUTORS = """version: 2
+name: sample
+owner: me
+task:
+  name: shell
+  executor: proces
+  config: {SCRIPT: x}
+hooks:
+  - {name: shell, executor: docker, hooktype: pre, config: {SCRIPT: x}}
+  - {name: container, executor: k8s, hooktype: post, config: {IMAGE: x}}
+"""
 
 
 @pytest.mark.parametrize(
@@ -16,6 +32,8 @@ POSITIONS = {"task.config.A": Position("n/j/job.yaml", 7, 5), "task.config.B": P
         (Problem("j/job.yaml", 1, 1, "task.config.A", "m"), "n/j/job.yaml", ("n/j/job.yaml", 7, 5)),
         (Problem("j/job.yaml", 1, 1, "task.config.B", "m"), "n/j/job.yaml", ("n/this.yaml", 2, 3)),
         (Problem("j/job.yaml", 1, 1, "task.window", "m"), "n/j/job.yaml", ("n/j/job.yaml", 1, 1)),
+        (Problem("j/job.yaml", 1, 31, "hooks[0].config.A", "m"), "n/j/job.yaml", ("n/j/job.yaml", 9, 5)),
+        (Problem("j/job.yaml", 1, 31, "task.config.C", "m"), "n/j/job.yaml", ("n/j/job.yaml", 1, 1)),
         (Problem("query.sql", 4, 2, "KEY", "m"), "n/j/job.yaml", ("n/j/assets/query.sql", 4, 2)),
         (Problem("query.sql", 4, 2, "KEY", "m"), "job.yaml", ("assets/query.sql", 4, 2)),
     ],
@@ -26,3 +44,16 @@ def test_a_problem_is_placed_in_the_file_that_holds_the_text(
     found = relocate(problem, file, POSITIONS, ("query.sql",))
     assert (found.file, found.line, found.column) == place
     assert (found.key, found.message) == (problem.key, problem.message)
+
+
+def test_an_executor_that_nobody_has_heard_of_is_a_warning_where_it_stands() -> None:
+    parsed = parse_job(EXECUTORS, "job.yaml")
+    assert parsed.job is not None
+    known = frozenset({"docker", "process"})
+    found = check_job(parsed.job, {}, "job.yaml", positions=parsed.positions, executors=known)
+    assert [(one.line, one.key, one.severity) for one in found] == [
+        (6, "task.executor", "warning"),
+        (10, "hooks[1].executor", "warning"),
+    ]
+    assert "no executor is called 'proces' here; did you mean 'process'? Known: docker, process" in found[0].message
+    assert not check_job(parsed.job, {}, "job.yaml", positions=parsed.positions)  # where they are not known

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from agent.spec import bundle as bundles
-from agent.spec.bundle import Bundle, Place, plan, used_plugins
+from agent.spec.bundle import Bundle, Place, plan, spec_of, used_plugins, variables_of
 from agent.spec.compile import (
     BREAK_MARKER,
+    OWN_VARIABLES,
     Compiled,
     Masked,
     compile_instance,
@@ -24,7 +30,7 @@ from agent.spec.compile import (
 from agent.spec.errors import PluginError, SpecError
 from agent.spec.job import parse_job
 from agent.spec.jobspec import JobSpec, WindowSpec
-from agent.spec.plugin import Plugin, parse_plugin
+from agent.spec.plugin import BUILTIN, DEFAULT, Plugin, PluginVersion, parse_plugin
 from agent.spec.quantity import cores, size_bytes
 
 AT = datetime(2022, 7, 5, 2, 10, 10, tzinfo=UTC)
@@ -47,6 +53,10 @@ entrypoint: "run {{ not rendered }}"
 dependson: [predator]
 """
 PREDATOR = "name: predator\nplugintype: hook\nhooktype: post\nimage: example/predator:2\nentrypoint: go\n"
+
+BUILTIN_WITH_IMAGE = {
+    DEFAULT: PluginVersion(image="i", entrypoint=BUILTIN["shell"].versions[DEFAULT].entrypoint),
+}
 
 JOB = """
 version: 2
@@ -131,6 +141,100 @@ def test_a_hook_sees_the_tasks_config_and_secrets_made_from_it_stay_secrets() ->
     assert "TABLE" not in found.environment
 
 
+HOOK_CONFIG = '{SOURCE: "{{ .TASK__DEST }}", PASS: "{{ .TASK__KEY }}", ALSO: "{{ .task.KEY }}"}'
+
+
+def config(**values: str) -> str:
+    """The job with these values in its task's config as well."""
+    lines = "".join(f"\n    {key}: {json.dumps(value)}" for key, value in values.items())
+    return JOB.replace("TABLE: orders", f"TABLE: orders{lines}")
+
+
+def test_p8_only_what_a_template_reads_makes_a_value_secret() -> None:
+    found = compiled(
+        bundle(
+            config(
+                PLAIN="cat $JOB_DIR/in/.secret",
+                AFTER="{{ .DSTART }} in/.secret",
+                INDEXED='{{ index . "secret" "KEY" }}',
+                BRACES='{{ printf "}}%s" .secret.KEY }}',
+                COMMENT="{{/* .secret.KEY */}}x",
+            )
+        )
+    )
+    assert found.environment["PLAIN"] == "cat $JOB_DIR/in/.secret"
+    assert found.environment["AFTER"] == "2022-07-03T00:00:00Z in/.secret"
+    assert found.environment["COMMENT"] == "x"
+    assert found.secrets == {"KEY": "s3cr3t", "INDEXED": "s3cr3t", "BRACES": "}}s3cr3t"}
+
+
+def test_p8_a_hooks_value_is_secret_where_it_reads_a_secret_value_of_the_task() -> None:
+    hook = '{A: "{{ .TASK__KEY }}", B: "TASK__KEY .task.KEY", C: "{{ .TASK__KEY_ID }}", D: "{{ .task.KEY_ID }}", '
+    hook += 'E: "{{ index .task `KEY` }}", F: "{{ .task.TABLE }}"}'
+    text = config(KEY_ID="7").replace(HOOK_CONFIG, hook)
+    found = compiled(bundle(text), "transporter")
+    assert found.secrets == {"A": "s3cr3t", "E": "s3cr3t"}
+    assert {key: found.environment[key] for key in "BCDF"} == {
+        "B": "TASK__KEY .task.KEY",
+        "C": "7",
+        "D": "7",
+        "F": "orders",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(OWN_VARIABLES))
+def test_a_config_value_of_the_name_of_primes_own_variable_is_not_handed_over(name: str) -> None:
+    for value in ("mine", "{{ .secret.KEY }}"):
+        found = compiled(bundle(config(**{name: value})))
+        assert name not in {**found.environment, **found.secrets}
+    hook = bundle(config(**{name: "mine"}).replace("SOURCE: ", f'SOURCE: "{{{{ .TASK__{name} }}}}", WAS: '))
+    assert compiled(hook, "transporter").environment["SOURCE"] == "mine"
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 131_072, '{{ printf "%c" 0 }}', "{{ .secret.KEY }}\0"])
+def test_p11_what_no_program_can_be_given_is_told_with_its_key(value: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        compiled(bundle(config(BIG=value)))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.key) == ("sample.replace/job.yaml", "task.config.BIG")
+    assert problem.message.startswith("BIG: ")
+    assert "s3cr3t" not in problem.message
+
+
+def test_p11_an_environment_that_is_too_large_as_a_whole_is_told() -> None:
+    with pytest.raises(SpecError) as caught:
+        compiled(
+            bundle(
+                config(**dict.fromkeys("ABCDEFGHIJKLMN", "{{ .GLOBAL__big }}")),
+                variables={"big": "x" * 120_000, "project": "p"},
+            )
+        )
+    (problem,) = caught.value.problems
+    assert problem.key == "task.config"
+    assert "1680" in problem.message
+
+
+def test_p11_labels_and_a_destination_that_no_program_can_be_given_are_told() -> None:
+    labels = ", ".join(f"k{number}: {'v' * 60}" for number in range(2000))
+    with pytest.raises(SpecError) as caught:
+        compiled(bundle(JOB.replace("labels: {", f"labels: {{{labels}, ")))
+    assert [problem.key for problem in caught.value.problems] == ["labels"]
+    long = bundle().plugins["bq2bq"]
+    of = bundle(plugins={**bundle().plugins, "bq2bq": replace(long, destination_urn_template="x" * 140_000)})
+    with pytest.raises(SpecError) as caught:
+        compiled(of)
+    assert {problem.key for problem in caught.value.problems} == {"task.name", "task.config.DEST"}
+
+
+def test_p11_assets_that_cannot_lie_beside_the_plugins_are_told() -> None:
+    with_asset = plugin(BQ2BQ + 'defaultassets: [{name: a, value: "x"}]')
+    of = bundle(plugins={**bundle().plugins, "bq2bq": with_asset})
+    with pytest.raises(SpecError) as caught:
+        compiled(of, assets={"a/b": b"", ".env": b""})
+    assert {problem.key for problem in caught.value.problems} == {"assets"}
+    assert len(caught.value.problems) == 2
+
+
 def test_version_3_has_dates_and_the_scheduled_time() -> None:
     text = JOB.replace("version: 2", "version: 3").replace(
         '{size: 48h, offset: "0", truncate_to: d}', "{size: 1d, shift_by: 1d}"
@@ -141,6 +245,19 @@ def test_version_3_has_dates_and_the_scheduled_time() -> None:
     assert environment["END_DATE"] == "2022-07-06"
     assert environment["SCHEDULE_TIME"] == "2022-07-05T02:10:10Z"
     assert environment["SCHEDULE_DATE"] == "2022-07-05"
+
+
+def test_version_3_shows_its_window_on_the_clocks_of_its_location() -> None:
+    """As Optimus does: custom.go makes the interval in the window's zone, and formats it there."""
+    text = JOB.replace("version: 2", "version: 3").replace(
+        '{size: 48h, offset: "0", truncate_to: d}', "{size: 1M, shift_by: -1d, truncate_to: M, location: Asia/Jakarta}"
+    )
+    found = compiled(bundle(text))
+    assert (found.environment["START_DATE"], found.environment["END_DATE"]) == ("2022-05-31", "2022-06-30")
+    assert found.environment["DSTART"] == "2022-05-31T00:00:00+07:00"
+    assert found.environment["DEND"] == "2022-06-30T00:00:00+07:00"
+    assert found.environment["SCHEDULE_TIME"] == "2022-07-05T02:10:10Z"
+    assert found.window.start == datetime(2022, 5, 30, 17, tzinfo=UTC)
 
 
 def test_masked_secrets_are_stars_and_an_unknown_one_is_an_error() -> None:
@@ -273,6 +390,12 @@ def test_hooks_that_wait_for_each_other_are_refused() -> None:
         plan(bundle(plugins={**bundle().plugins, **circle}))
 
 
+def test_the_task_and_each_hook_are_found_by_the_names_of_their_instances() -> None:
+    assert spec_of(job(JOB), "predator").name == "predator"
+    with pytest.raises(KeyError):
+        spec_of(job(JOB), "nothing")
+
+
 def test_an_unknown_plugin_is_said_with_what_to_do() -> None:
     with pytest.raises(PluginError, match="prime plugin apply"):
         used_plugins(job(JOB), {})
@@ -299,6 +422,82 @@ def test_what_is_executed_by_each_kind_of_executor() -> None:
     assert launch(bare, "bq2bq", {}, "docker").entrypoint is None
     with pytest.raises(PluginError, match="nothing to run"):
         launch(bare, "bq2bq", {}, "process")
+
+
+SCRIPT = "version: 2\nname: a.b\nowner: me\ntask: {name: NAME, config: {IMAGE: i, KEY: VALUE}}\n"
+
+
+def script(name: str, key: str, value: str) -> Bundle:
+    text = SCRIPT.replace("NAME", name).replace("KEY", key).replace("VALUE", json.dumps(value))
+    return bundle(text, plugins=dict(BUILTIN))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "executor"),
+    [("shell", "SCRIPT", "process"), ("shell", "SCRIPT", "docker"), ("container", "COMMAND", "docker")],
+)
+def test_p8_a_script_made_with_a_secret_is_no_argument_of_a_shell(name: str, key: str, executor: str) -> None:
+    of = replace(script(name, key, "login {{ .secret.KEY }}"))
+    found = compiled(of, name)
+    assert found.secrets == {key: "login s3cr3t"}
+    config = {**found.environment, **found.secrets, "IMAGE": "i"}
+    if name == "shell" and executor == "docker":
+        of = replace(of, plugins={"shell": replace(BUILTIN["shell"], versions=BUILTIN_WITH_IMAGE)})
+    made = launch(of, name, config, executor)
+    assert (made.argv or made.entrypoint) == ("/bin/sh", "-c", f'eval "${key}"')
+
+
+@pytest.mark.parametrize("value", ["echo .secret.KEY", "echo {{ .DSTART }}", "{{/* .secret.KEY */}} "])
+def test_a_script_without_a_secret_and_an_empty_one_run_as_ever(value: str) -> None:
+    of = script("shell", "SCRIPT", value)
+    assert launch(of, "shell", compiled(of, "shell").environment, "process").argv == BUILTIN["shell"].command
+    of = script("container", "COMMAND", value)
+    entrypoint = ("/bin/sh", "-c", 'exec /bin/sh -c "$COMMAND"')
+    made = launch(of, "container", compiled(of, "container").environment, "docker")
+    assert made.entrypoint == (entrypoint if "*/" not in value else None)
+
+
+SCRIPTS = {
+    "exit 7": "",
+    "echo a; false": "",
+    'echo "it\'s $0 $# $A"; (exit 3)': "",
+    "set -e\nfalse\necho never": "",
+    "trap 'echo bye' EXIT\nkill -TERM $$\n": "",
+    "echo 'open": "",
+    "cat <<END\n$A\nEND\nexec sh -c 'exit 9'": "",
+    "cat": "input",
+    "# nothing": "",
+}
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_a_script_made_with_a_secret_ends_and_says_the_same_as_any_other(text: str) -> None:
+    results = []
+    for value in (text, f"{text}{{{{ .secret.NONE }}}}"):
+        of = script("shell", "SCRIPT", value)
+        found = compiled(of, "shell", secrets={"NONE": ""})
+        assert bool(found.secrets) is ("NONE" in value)
+        made = launch(of, "shell", {**found.environment, **found.secrets}, "process")
+        environment = {"PATH": os.environ["PATH"], "A": "x y", **found.environment, **found.secrets}
+        done = subprocess.run(
+            made.argv, env=environment, input=SCRIPTS[text].encode(), capture_output=True, check=False
+        )
+        results.append((done.returncode, done.stdout))
+    assert results[0] == results[1]
+
+
+def test_p8_the_arguments_of_a_running_script_do_not_show_its_secret() -> None:
+    of = script("shell", "SCRIPT", "echo begun; read line; echo {{ .secret.KEY }} $line")
+    found = compiled(of, "shell")
+    made = launch(of, "shell", {**found.environment, **found.secrets}, "process")
+    environment = {"PATH": os.environ["PATH"], **found.environment, **found.secrets}
+    with subprocess.Popen(made.argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as task:
+        assert task.stdout is not None
+        assert task.stdout.readline() == "begun\n"
+        arguments = Path(f"/proc/{task.pid}/cmdline").read_text()
+        children = Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text().split()
+        assert "s3cr3t" not in arguments + "".join(Path(f"/proc/{one}/cmdline").read_text() for one in children)
+        assert task.communicate("seen\n")[0] == "s3cr3t seen\n"
 
 
 def test_what_a_task_is_told_of_itself() -> None:
@@ -342,3 +541,18 @@ def test_size_bytes(text: str, amount: int | None) -> None:
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="512Mi"):
         size_bytes("5iM")
+
+
+def test_config_and_variables_of_project_and_namespace_are_one_and_the_nearest_wins() -> None:
+    found = variables_of(
+        {"a": "project config", "b": "project config", "c": "project config", "d": "project config"},
+        {"b": "namespace config", "c": "namespace config", "d": "namespace config"},
+        {"c": "project variable", "d": "project variable"},
+        {"d": "namespace variable"},
+    )
+    assert found == {
+        "a": "project config",
+        "b": "namespace config",
+        "c": "project variable",
+        "d": "namespace variable",
+    }

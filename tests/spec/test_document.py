@@ -143,6 +143,7 @@ def test_an_alias_bomb_is_refused_at_once() -> None:
 def test_depth_is_bounded_without_aliases_and_with_them() -> None:
     """P12: and no text can exhaust the stack."""
     assert f"deeper than {DEPTH_MAX} levels" in refused("[" * 100_000)[0]
+    assert f"deeper than {DEPTH_MAX} levels" in refused("[" * 100 + "]" * 100)[0]
     deep = "[" * (DEPTH_MAX - 1) + "x" + "]" * (DEPTH_MAX - 1)
     assert composed(deep) is not None
     assert f"*d makes the document deeper than {DEPTH_MAX} levels" in refused(f"- &d {deep}\n- [[*d]]\n")[0]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.spec.check import check_job
-from agent.spec.errors import PluginError, Severity
+from agent.spec.errors import PluginError, Severity, has_errors
 from agent.spec.job import parse_job
 from agent.spec.jobspec import HookType
 from agent.spec.plugin import (
@@ -36,7 +36,7 @@ def good(text: str) -> Plugin:
 
 def errors(text: str) -> list[str]:
     plugin, problems = parse_plugin(text, "p.yaml")
-    assert plugin is None
+    assert (plugin is None) is has_errors(problems)
     return [str(problem) for problem in problems if problem.severity is Severity.ERROR]
 
 
@@ -235,10 +235,13 @@ PLUGINS = {
 }
 
 
+HEAD = "version: 3\nname: sample-job\nowner: me\n"
+
+
 def checked(
     task: str, hooks: str = "[]", *, assets: list[str] | None = None, presets: list[str] | None = None
 ) -> list[str]:
-    text = f"version: 3\nname: sample-job\nowner: me\ntask: {task}\nhooks: {hooks}\n"
+    text = f"{HEAD}task: {task}\nhooks: {hooks}\n"
     parsed = parse_job(text, "job.yaml")
     assert parsed.job is not None, parsed.problems
     found = check_job(parsed.job, PLUGINS, "job.yaml", positions=parsed.positions, assets=assets, presets=presets)
@@ -296,6 +299,71 @@ def test_shell_needs_a_script_where_the_assets_are_known() -> None:
     assert checked("{name: shell, config: {X: y}}", assets=["query.sql"]) == [
         "job.yaml:4:29: task.config: the plugin shell needs the config SCRIPT or an asset script.sh"
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ('{name: bq2bq, config: {A: "x\\0y"}}', "4:33: task.config.A: a NUL character cannot be handed to a program"),
+        (f"{{name: bq2bq, config: {{A: {'x' * 131_072}}}}}", "4:33: task.config.A: 131074 bytes are too many"),
+        ('{name: bq2bq, config: {A: "x\\0 {{ .DSTART }}"}}', ""),
+    ],
+)
+def test_p11_config_that_no_program_can_be_given_is_told_before_it_runs(task: str, message: str) -> None:
+    for found in (checked(task), checked("{name: bq2bq}", f"[{task.replace('bq2bq', 'd')}]")):
+        assert len(found) == bool(message), found
+    if message:
+        assert checked(task)[0].startswith(f"job.yaml:{message}")
+        assert "hooks[0].config.A" in found[0]
+
+
+def test_config_of_the_name_of_a_variable_of_primes_own_has_no_effect_and_is_told() -> None:
+    (found,) = checked("{name: bq2bq, config: {JOB_DIR: /etc}}")
+    assert found.startswith("job.yaml:4:39: task.config.JOB_DIR: has no effect; JOB_DIR is prime's own variable")
+    parsed = parse_job(f"{HEAD}task: {{name: bq2bq, config: {{PRIME_RUN_ID: x}}}}\n", "job.yaml")
+    assert parsed.job is not None
+    assert not has_errors(check_job(parsed.job, PLUGINS, "job.yaml"))
+
+
+def test_p11_assets_that_no_folder_can_hold_are_told_with_those_of_the_plugin() -> None:
+    with_asset = good("name: with\nplugintype: task\nimage: x\ndefaultassets: {a: x}\n")
+    parsed = parse_job(f"{HEAD}task: {{name: with}}\n", "job.yaml")
+    assert parsed.job is not None
+    for assets, count in ((["a/b"], 1), ([".secret", "b"], 1), (["a", "b/c"], 0), (["x" * 256, "y\n"], 2)):
+        found = check_job(parsed.job, {"with": with_asset}, "job.yaml", assets=assets)
+        assert [(one.file, one.key) for one in found] == [("job.yaml", "assets")] * count, found
+    unknown = parse_job(f"{HEAD}task: {{name: nothing}}\n", "job.yaml")
+    assert unknown.job is not None
+    keys = [one.key for one in check_job(unknown.job, {}, "job.yaml", assets=[".env"])]
+    assert sorted(keys) == ["assets", "task.name"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("image: x\ndefaultassets: {../x: y}", "4:16: defaultassets: the asset '../x' leaves its folder"),
+        ("image: x\ndefaultassets: {a: y, a/b: y}", "4:16: defaultassets: the asset 'a/b' needs a folder"),
+        ('image: x\ndefaultconfig: {A: "\\0"}', "4:16: defaultconfig: A: a NUL character"),
+        ('image: x\ndefaultconfig: {A: "{{ .X }}\\0"}', ""),
+        ('image: x\nentrypoint: "a\\0"', "4:13: entrypoint: a NUL character"),
+        (f"image: x\nentrypoint: {{script: {'x' * 131_072}}}", "4:13: entrypoint: 131072 bytes are too many"),
+        ('executor: process\ncommand: [a, "b\\0"]', "4:10: command: a NUL character"),
+    ],
+)
+def test_p11_a_plugin_that_nothing_can_be_started_with_is_refused(lines: str, message: str) -> None:
+    found = errors(f"name: p\nplugintype: task\n{lines}\n")
+    assert len(found) == bool(message), found
+    if message:
+        assert found[0].startswith(f"p.yaml:{message}")
+
+
+def test_p11_every_version_of_a_plugin_is_looked_at() -> None:
+    text = 'version: 1\nname: p\nplugin_versions:\n  default: {image: x}\n  new: {entrypoint: {shell: "a\\0"}}\n'
+    (found,) = errors(text + "default_config: {A: b}\ndefault_assets: {a: b}\n")
+    assert found.startswith("p.yaml:4:3: plugin_versions: a NUL character")
+    found, other = errors(text.replace(r"a\0", "sh") + 'default_config: {A: "\\0"}\ndefault_assets: {.env: b}\n')
+    assert "default_config: A: " in found
+    assert "default_assets: the asset '.env'" in other
 
 
 def test_a_container_hook_with_an_image_is_fine() -> None:

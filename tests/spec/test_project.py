@@ -8,7 +8,14 @@ import pytest
 
 from agent.spec.errors import Severity
 from agent.spec.jobspec import WindowSpec
-from agent.spec.project import NamespaceConfig, ProjectConfig, WindowPreset, parse_presets, parse_project
+from agent.spec.project import (
+    NamespaceConfig,
+    ProjectConfig,
+    WindowPreset,
+    parse_presets,
+    parse_project,
+    project_positions,
+)
 
 DATA = Path(__file__).parent / "data"
 
@@ -37,6 +44,14 @@ def test_a_project_is_read_whole() -> None:
     assert [str(problem) for problem in problems] == [
         "optimus.yaml:20:5: namespaces[0].datastore: has no effect; prime runs jobs and makes no tables"
     ]
+
+
+def test_every_value_has_its_place_whatever_else_is_wrong() -> None:
+    text = "project: {name: p}\nnamespaces:\n  - name: a\n    job: {path: here}\n  - {name: [], job: {path: there}}\n"
+    positions = project_positions(text, "optimus.yaml")
+    assert positions["namespaces[0].job.path"] == ("optimus.yaml", 4, 17)
+    assert positions["namespaces[1].job.path"] == ("optimus.yaml", 5, 28)
+    assert project_positions("[", "optimus.yaml") == {}
 
 
 def test_credentials_do_not_show_in_the_repr() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.spec import cron, window
+from agent.spec.compile import rfc3339
 from agent.spec.window import Interval
 
 _VECTORS = Path(__file__).parents[1] / "vectors"
@@ -37,9 +38,7 @@ def _of(version: int, at: str, **texts: str) -> tuple[str, str]:
     """Give the window of a time as two texts in UTC."""
     keys = {"size": "", "offset": "", "shift_by": "", "truncate_to": "", "location": "", **texts}
     found = window.parse(version, **keys).interval(datetime.fromisoformat(at))
-    assert found.start.tzinfo is UTC
-    assert found.end.tzinfo is UTC
-    return found.start.isoformat()[:19] + "Z", found.end.isoformat()[:19] + "Z"
+    return rfc3339(found.start), rfc3339(found.end)
 
 
 def _expected(vector: dict[str, Any]) -> Interval:

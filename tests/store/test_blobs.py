@@ -96,7 +96,7 @@ def test_p8_what_is_no_digest_is_refused_before_a_path_is_made_of_it(store: Blob
 
 
 def test_a_missing_blob_is_told_from_a_damaged_one(store: BlobStore) -> None:
-    with pytest.raises(BlobMissing, match="fetch it from another"):
+    with pytest.raises(BlobMissing, match="swept or lost; apply its job again"):
         store.get("0" * 64)
     digest = store.put(b"good bytes")
     store.path(digest).write_bytes(b"bad bytes!")
@@ -109,6 +109,23 @@ def test_p9_a_blob_cut_short_is_written_anew_when_it_is_stored_again(store: Blob
     store.path(digest).write_bytes(b"all o")
     assert store.put(b"all of it") == digest
     assert store.get(digest) == b"all of it"
+
+
+def test_p9_a_blob_whose_bytes_have_changed_is_written_anew_when_it_is_stored_again(store: BlobStore) -> None:
+    digest = store.put(b"good bytes")
+    store.path(digest).write_bytes(b"bad bytes!")
+    assert store.put(b"good bytes") == digest
+    assert store.get(digest) == b"good bytes"
+
+
+def test_p9_what_is_no_file_is_not_taken_for_a_blob(store: BlobStore, caplog: pytest.LogCaptureFixture) -> None:
+    store.path(sha256(b"x")).mkdir(parents=True)
+    with pytest.raises(BlobError, match="could not store a blob"):
+        store.put(b"x")
+    assert [one.message for one in caplog.records] == [
+        "a blob cannot be read",
+        "a damaged blob is written anew; check the disk",
+    ]
 
 
 def test_p9_after_a_failed_sync_nothing_is_published_and_nothing_more_is_stored(tmp_path: Path) -> None:

@@ -418,6 +418,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_p5_a_writer_killed_at_any_moment_loses_and_doubles_nothing(history: History, url: str, tmp_path: Path) -> None:
     history.append([ended(1)])
     chance = random.Random(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -345,6 +346,21 @@ def test_a_file_of_a_newer_prime_is_refused(path: Path) -> None:
     sql.close()
     with pytest.raises(HistoryError, match="has version 99"):
         History.open(path)
+
+
+def test_p8_a_new_history_is_its_owners_alone_whatever_the_umask(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        opened = History.open(path)
+        opened.append([ended(1)])
+    finally:
+        os.umask(before)
+    assert {one.name: one.stat().st_mode & 0o777 for one in path.parent.glob("history.db*")} == {
+        "history.db": 0o600,
+        "history.db-shm": 0o600,
+        "history.db-wal": 0o600,
+    }
+    opened.close()
 
 
 def test_after_close_every_call_says_so(history: History) -> None:

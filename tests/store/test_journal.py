@@ -201,7 +201,7 @@ def damaged_by(change: Callable[[Path], None], path: Path) -> pytest.ExceptionIn
     with pytest.raises(JournalDamaged) as caught:
         Journal(path)
     assert str(path) in str(caught.value)
-    assert "let it join as a new one" in str(caught.value)
+    assert "restore the whole data directory" in str(caught.value)
     return caught
 
 
