@@ -399,7 +399,7 @@ async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
         service,
         logs,
         engines,
-        Housekeeper(replica, worker, store, logs, keep),
+        Housekeeper(replica, worker, store, logs, keep, blobs.fetch_whole),
         metrics,
         Mirroring(replica, database.Mirror(config.database, mirrored)) if config.database else None,
         blobs,

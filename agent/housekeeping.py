@@ -1,11 +1,12 @@
-"""What is removed when its time is over: logs, history, blobs that nothing names (P12)."""
+"""What is removed when its time is over: logs, history, blobs that nothing names (P12). What is lacking is fetched."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ from agent.runtable.model import Run
 from agent.service.common import JobBlob
 from agent.spec import bundle as bundles
 from agent.store.blobs import BlobStore
-from agent.store.errors import BlobMissing, StoreError
+from agent.store.errors import BlobError, BlobMissing, StoreError
 from agent.store.history import START, History
 from agent.store.logs import LogStore
 from agent.worker import Worker
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 3600.0
 FIRST_S: Final = 60.0
 BATCH: Final = 500
+HEAL_S: Final = 600.0  # spent on what is lacking in each sweep; the order is another one each time
+
+Root = tuple[str, str]  # kind and digest of a blob that the table or the history names
+Fetch = Callable[[str, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +43,32 @@ class Keep:
     history_bytes: int
 
 
-class Housekeeper:
-    """Sweeps this agent's disk. mirrored: how far a database has the history, None = there is no database."""
+@dataclass(slots=True)
+class Followed:
+    """The digests that some roots and their blobs name, and the roots that are not here with all they name."""
 
-    def __init__(self, replica: Replica, worker: Worker, blobs: BlobStore, logs: LogStore, keep: Keep) -> None:
+    named: set[str] = field(default_factory=set)
+    lacking: set[Root] = field(default_factory=set)
+
+
+class Housekeeper:
+    """Sweeps this agent's disk. fetch: has a root here with all it names, or raises BlobError."""
+
+    def __init__(
+        self, replica: Replica, worker: Worker, blobs: BlobStore, logs: LogStore, keep: Keep, fetch: Fetch
+    ) -> None:
         self._replica = replica
         self._worker = worker
         self._blobs = blobs
         self._logs = logs
         self._keep = keep
+        self._fetch = fetch
 
     async def run_forever(self, mirrored: Any) -> None:
-        """Sweep once an hour. What fails is logged and tried again the next time. Ends when cancelled."""
+        """Sweep once an hour. What fails is logged and tried again the next time. Ends when cancelled.
+
+        mirrored: how far a database has the history, None = there is no database.
+        """
         await asyncio.sleep(FIRST_S)
         while True:
             try:
@@ -64,39 +83,58 @@ class Housekeeper:
         swept = await self._logs.sweep(now_ms, keep.log_ms, keep.log_bytes, active=self._worker.writes)
         history = self._replica.history
         pruned = await asyncio.to_thread(history.prune, now_ms, keep.history_ms, keep.history_bytes, mirrored=mirrored)
-        roots = list(self.named_by_table())
-        removed = await asyncio.to_thread(self._sweep_blobs, roots, now_ms)
+        removed, lacking = await asyncio.to_thread(self._sweep_blobs, list(self.named_by_table()), now_ms)
         log.info("swept", extra={"logs": len(swept.removed), "history": pruned, "blobs": removed})
+        await self._heal(lacking)
 
-    def named_by_table(self) -> Iterator[tuple[str, str]]:
-        """(kind, digest) of what the table names, read on the loop's thread."""
+    def named_by_table(self) -> Iterator[Root]:
+        """What the table names, read on the loop's thread."""
         for jobs in self._replica.table.rows.jobs.values():
             for job in jobs.values():
                 yield "job", job.spec
         for run in self._replica.unfinished_or_leaving():
             yield from named_by_run(run)
 
-    def _sweep_blobs(self, roots: list[tuple[str, str]], now_ms: int) -> int:
-        """Blobs younger than an hour stay anyway: what names them may be on its way into the table."""
-        named = self._follow(roots)
-        named |= self._follow(named_by_history(self._replica.history))
-        return self._blobs.sweep(named, now_ms).count
+    def _sweep_blobs(self, roots: list[Root], now_ms: int) -> tuple[int, set[Root]]:
+        """Blobs younger than an hour stay anyway: what names them may be on its way into the table.
 
-    def _follow(self, roots: Iterable[tuple[str, str]]) -> set[str]:
-        """The digests in `roots`, and those that these blobs name themselves."""
-        named: set[str] = set()
+        Returns how many went, and the roots that are lacking.
+        """
+        followed = Followed()
+        self._follow(roots, followed)
+        self._follow(named_by_history(self._replica.history), followed)
+        return self._blobs.sweep(followed.named, now_ms).count, followed.lacking
+
+    def _follow(self, roots: Iterable[Root], into: Followed) -> None:
         for kind, digest in roots:
-            if digest not in named:
-                named.add(digest)
-                try:
-                    named.update(named_in(kind, self._blobs.get(digest)))
-                except BlobMissing:
-                    log.warning("a blob is missing", extra={"kind": kind, "digest": digest})
-        return named
+            if digest in into.named:
+                continue
+            into.named.add(digest)
+            try:
+                children = set(named_in(kind, self._blobs.get(digest)))
+            except BlobMissing:
+                into.lacking.add((kind, digest))
+                continue
+            if not all(self._blobs.has(child) for child in children - into.named):
+                into.lacking.add((kind, digest))
+            into.named |= children
+
+    async def _heal(self, lacking: set[Root]) -> None:
+        """Fetch what others have: what a finished run names was put on a majority of disks, and disks get lost (P1)."""
+        roots = random.sample(sorted(lacking), len(lacking))
+        try:
+            async with asyncio.timeout(HEAL_S):
+                for kind, digest in roots:
+                    try:
+                        await self._fetch(kind, digest)
+                    except BlobError as error:
+                        log.warning("a blob is missing", extra={"kind": kind, "blob": digest, "error": str(error)})
+        except TimeoutError:
+            log.warning("more blobs are lacking than could be fetched now", extra={"count": len(roots)})
 
 
-def named_by_run(run: Run) -> Iterator[tuple[str, str]]:
-    """(kind, digest) of the blobs that a run names."""
+def named_by_run(run: Run) -> Iterator[Root]:
+    """The blobs that a run names."""
     yield "bundle", run.bundle
     for instance in run.instances:
         for attempt in instance.attempts:
@@ -104,8 +142,8 @@ def named_by_run(run: Run) -> Iterator[tuple[str, str]]:
                 yield "manifest", attempt.compiled
 
 
-def named_by_history(history: History) -> Iterator[tuple[str, str]]:
-    """(kind, digest) of the blobs that finished runs name, read in batches."""
+def named_by_history(history: History) -> Iterator[Root]:
+    """The blobs that finished runs name, read in batches."""
     position = START
     while rows := history.after(*position, BATCH):
         for row in rows:

@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 from agent import housekeeping
-from agent.housekeeping import Housekeeper, Keep
+from agent.housekeeping import Fetch, Housekeeper, Keep
 from agent.store.blobs import YOUNG_MS
-from agent.store.errors import BlobDamaged
+from agent.store.errors import BlobDamaged, BlobMissing
 from tests.api.harness import Prime, in_loop, job_yaml, prime
 
 FOREVER = Keep(log_ms=2**50, log_bytes=2**50, history_ms=2**50, history_bytes=2**50)
 
 
-def housekeeper(agent: Prime, keep: Keep = FOREVER) -> Housekeeper:
-    return Housekeeper(agent.replica, agent.worker, agent.service.context.blobs, agent.logs, keep)
+async def nobody_has_it(_kind: str, digest: str) -> None:
+    raise BlobMissing(f"blob {digest} is on no agent")
+
+
+def housekeeper(agent: Prime, keep: Keep = FOREVER, fetch: Fetch = nobody_has_it) -> Housekeeper:
+    return Housekeeper(agent.replica, agent.worker, agent.service.context.blobs, agent.logs, keep, fetch)
 
 
 def blobs(root: Path) -> set[str]:
@@ -117,6 +121,46 @@ async def test_a_missing_blob_stops_no_sweep(tmp_path: Path, caplog: pytest.LogC
         (tmp_path / "blobs" / job.spec[:2] / job.spec).unlink()
         await housekeeper(agent).sweep(None)
         assert "a blob is missing" in caplog.messages
+
+
+@in_loop
+async def test_what_finished_runs_name_and_is_not_here_is_fetched_p1(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with prime(tmp_path) as agent:
+        _running, finished = await three_kinds(agent)
+        run = await agent.service.queries.run(finished)
+        manifest = run.instances[0].attempts[0].compiled
+        assert manifest is not None
+        asset = next(iter((await agent.service.queries.bundle(run)).assets.values()))
+        for lost in (manifest, asset):
+            (tmp_path / "blobs" / lost[:2] / lost).unlink()
+        asked: list[tuple[str, str]] = []
+
+        async def fetch(kind: str, digest: str) -> None:
+            asked.append((kind, digest))
+
+        await housekeeper(agent, fetch=fetch).sweep(None)
+        assert ("manifest", manifest) in asked
+        assert ("bundle", run.bundle) in asked  # whole itself, but what it names is not
+        assert "a blob is missing" not in caplog.messages
+
+
+@in_loop
+async def test_what_is_lacking_keeps_no_sweep_from_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "HEAL_S", 0.0)
+    async with prime(tmp_path) as agent:
+        await three_kinds(agent)
+        job = agent.replica.table.rows.jobs["p"]["running"]
+        (tmp_path / "blobs" / job.spec[:2] / job.spec).unlink()
+
+        async def never(_kind: str, _digest: str) -> None:
+            await asyncio.Event().wait()
+
+        await housekeeper(agent, fetch=never).sweep(None)
+        assert "more blobs are lacking than could be fetched now" in caplog.messages
 
 
 @in_loop

@@ -108,6 +108,7 @@ def test_two_of_three_are_gone_for_ever_and_the_third_goes_on_with_all_it_had(
     survivor = three.others(three.leader())[0]
     old_ids, cluster_id = {one.id for one in three.members}, three.members[0].cluster()["cluster"]
     owners = {run_id: survivor.run(run_id)["instances"][0]["attempts"][0]["agent"] for run_id in runs}
+    survivor.client().get(path("runs", ended, "assets"))  # on two disks of three; who is asked for it has it too
     until(lambda: has_all(survivor, three.leader(), runs), "the survivor has what the leader has")
     for member in [one for one in three.members if one is not survivor]:
         lose(three, member, evidence, owners)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 from executors import proc
@@ -26,3 +29,15 @@ def record_of(spec: AttemptSpec) -> Record:
 def left_of(spec: AttemptSpec) -> list[int]:
     """Its processes, found as where nothing is on record of it; its supervisor included."""
     return proc.marked(ProcessExecutor(attempts_root(spec))._marks(spec.name, spec.directory, None))
+
+
+def kill(pid: int) -> None:
+    """SIGKILL it, where it has not ended since it was seen."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_left(spec: AttemptSpec) -> None:
+    """SIGKILL what is left of it; some of these end when others do."""
+    for pid in left_of(spec):
+        kill(pid)

@@ -6,7 +6,6 @@ The tasks write down until when they ran, by CLOCK_BOOTTIME, outside of what the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shlex
@@ -25,7 +24,7 @@ from executors.process import create
 from executors.process_state import EXIT
 from tests.docker_engine import IMAGE, OwnEngine
 from tests.executors.contract import Work, attempts_root, shell_spec
-from tests.executors.processes import left_of, state_of
+from tests.executors.processes import kill, kill_left, left_of, state_of
 from tests.executors.watchdogs import (
     EVIDENCE,
     Client,
@@ -94,13 +93,10 @@ class Bench:
         for one in self.stand_ins:
             one.kill()
         for pid in self.pids:
-            ticks = proc.start_ticks(pid)
-            if ticks is not None:
-                os.kill(pid, signal.SIGKILL)
+            if proc.start_ticks(pid) is not None:
+                kill(pid)
         for spec in self.specs:
-            for pid in left_of(spec):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_left(spec)
 
 
 @pytest.fixture
@@ -293,8 +289,7 @@ def test_a_watchdog_without_an_agent_and_without_work_ends(bench: Bench) -> None
         agent.renew(float("inf"))
         assert agent.guard(spec.name, end)["ok"]
     assert proc.start_ticks(pid) is not None
-    for one in left_of(spec):
-        os.kill(one, signal.SIGKILL)
+    kill_left(spec)
     wait_gone(pid)
 
 
