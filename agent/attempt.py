@@ -48,6 +48,8 @@ class Driven:
 
     stopping: its engine was told to stop it, for the table. fenced: the same, since the agent's lease has ended.
     waits: it runs on when the agent is lost (`Instance.outlives_loss`).
+    kept: the names of the blobs that hold what was rendered; spread: they are on a majority of disks.
+    telling: tells of its start, as long as that takes.
     broken: the kind of the error that nobody foresaw, once there was one: the attempt is only ended from there on.
     """
 
@@ -68,11 +70,20 @@ class Driven:
     waits: bool = False
     ended: bool = False  # nothing more is written to its log
     broken: str = ""
+    kept: tuple[str, ...] = ()
+    spread: bool = False
+    telling: asyncio.Task[None] | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Which attempt it is: run, instance, number."""
         return self.run_id, self.instance, self.number
+
+    async def tell_no_more(self) -> None:
+        """Its end says when it began."""
+        if self.telling is not None:
+            self.telling.cancel()
+            await asyncio.gather(self.telling, return_exceptions=True)
 
     def fields(self) -> dict[str, object]:
         """What a log line of this attempt carries."""

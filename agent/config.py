@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 from collections.abc import Iterable
@@ -89,7 +90,13 @@ class AgentConfig:
     @property
     def slots_or_default(self) -> int:
         """How many attempts may run at a time here."""
-        return self.slots or 4 * (os.cpu_count() or 1)
+        return self.slots or 4 * _cores()
+
+
+@functools.cache
+def _cores() -> int:
+    """Asked for after every change of the table; the system's answer takes a hundred times as long as the rest."""
+    return os.cpu_count() or 1
 
 
 def parse_labels(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -83,13 +83,13 @@ class Preparer:
         bundle = provisioner.bundle(run.bundle)
         try:
             kept = provisioner.keep(provisioner.compile(run, driven.instance, sealed, masked=True))
-            driven.compiled = kept
+            driven.compiled, driven.kept = kept[-1], kept
             compiled = provisioner.compile(run, driven.instance, sealed)
         except SpecError as error:
             raise ValueError("\n".join(_told(one, bundle) for one in error.problems)) from error
         spec = self._spec(driven, run, bundle, compiled)
         Workspace(spec.directory).fill(compiled)
-        return spec, kept
+        return spec, kept[-1]
 
     def _spec(self, driven: Driven, run: Run, bundle: Bundle, compiled: Compiled) -> AttemptSpec:
         config = {**compiled.environment, **compiled.secrets}

@@ -107,8 +107,8 @@ class Provisioner:
             assets={path: self.blobs.get(digest) for path, digest in bundle.assets.items()},
         )
 
-    def keep(self, compiled: Compiled) -> str:
-        """Store what was compiled with masked secrets; returns the hash of its manifest."""
+    def keep(self, compiled: Compiled) -> tuple[str, ...]:
+        """Store what was compiled with masked secrets; returns the hashes of all that is kept, its manifest's last."""
         manifest = {
             "instance": compiled.instance,
             "window": {"start": rfc3339(compiled.window.start), "end": rfc3339(compiled.window.end)},
@@ -117,7 +117,7 @@ class Provisioner:
             "assets": {path: name_of(data) for path, data in compiled.files.items()},
         }
         data = msgspec.json.encode(manifest, order="deterministic")
-        return self.blobs.put_all([*compiled.files.values(), data])[-1]
+        return tuple(self.blobs.put_all([*compiled.files.values(), data]))
 
     def kept(self, digest: str) -> dict[str, Any]:
         """What `keep` stored, the assets as text (None where an asset is no text)."""

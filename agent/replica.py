@@ -101,6 +101,7 @@ class Replica:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed: asyncio.Future[None] | None = None
         self._leader_changed: asyncio.Future[None] | None = None
+        self._ends: dict[str, asyncio.Future[None]] = {}  # of runs that someone waits for
         self.forward: Callable[[int, bytes], Awaitable[Applied]] | None = None  # (leader, encoded command)
         self._leaving: dict[str, Run] = {}  # finished, and on the way to the history
         self._history_due: list[tuple[int, tuple[FinishedRun, ...]]] = []
@@ -195,6 +196,22 @@ class Replica:
         if self._changed is None or self._changed.done():
             self._changed = asyncio.get_running_loop().create_future()
         return self._changed
+
+    def ended(self, run_id: str) -> asyncio.Future[None]:
+        """A future that is done when a run that has not ended yet, as was seen just now, may have.
+
+        Who waits for one run is not woken by what becomes of all others.
+        """
+        future = self._ends.get(run_id)
+        if future is None:
+            future = self._ends[run_id] = asyncio.get_running_loop().create_future()
+        return future
+
+    def _tell_ended(self, run_ids: Iterable[str]) -> None:
+        for run_id in run_ids:
+            future = self._ends.pop(run_id, None)
+            if future is not None and not future.done():
+                future.set_result(None)
 
     async def wait_applied(self, index: int, timeout_s: float) -> bool:
         """Wait until the table holds the entry at `index`. Returns False if that took longer than timeout_s seconds."""
@@ -339,6 +356,7 @@ class Replica:
         self.digests.applied(self.table, before_ms)
         if applied.finished:
             self._hand_to_history(entry.index, applied.finished)
+            self._tell_ended(one.run.id for one in applied.finished)
         return applied
 
     def ready(self) -> bool:
@@ -363,6 +381,7 @@ class Replica:
         _check_level(state, f"the leader's snapshot of entry {meta.index}")
         old, self.table = self.table, state
         self.digests.restart()
+        self._tell_ended(tuple(self._ends))
         self._wake()
         return parts_of(old)
 

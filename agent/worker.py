@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor as Threads
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ from agent.retired import ENGINE_WAIT_S, Retired, patiently, until_stopped
 from agent.runtable import commands as c
 from agent.runtable.model import Attempt, Instance, InstanceKind, Reason, Run
 from agent.spec.errors import PluginError, SpecError
-from agent.store.errors import BlobError, BlobMissing, JournalError, JournalFull, StoreError, is_full
+from agent.store.errors import BlobDamaged, BlobError, BlobMissing, JournalError, JournalFull, StoreError, is_full
 from agent.store.journal import Journal, JournalEntry
 from agent.store.logs import LogStore
 from agent.watchdog import fenceable, how_to_end
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FULL_WAIT_S: Final = 2.0  # between looks at a full disk
+START_HOLD_S: Final = 0.02
 TELL_WAIT_S: Final = 0.05
 TELL_WAIT_MAX_S: Final = 5.0
 LOG_DRAIN_S: Final = 60.0  # how long the end of an attempt waits for the last of its output
@@ -63,6 +64,9 @@ class Network(Protocol):
 
     async def fetch_whole(self, kind: str, digest: str) -> None:
         """Have a blob here, with all it names. Raises BlobError."""
+
+    async def spread(self, digests: Sequence[str]) -> None:
+        """Have a majority of the voters hold blobs that are here. Raises Refusal."""
 
     async def spread_whole(self, kind: str, digest: str) -> None:
         """Have a majority of the voters hold it, with all it names. Raises Refusal, BlobError."""
@@ -218,6 +222,12 @@ class Worker:
 
     async def _live(self, driven: Driven) -> None:
         """All of an attempt's life on this agent. An error that nobody foresaw ends the attempt, never the agent."""
+        try:
+            await self._live_in_spite(driven)
+        finally:
+            await driven.tell_no_more()
+
+    async def _live_in_spite(self, driven: Driven) -> None:
         wait_s = ENGINE_WAIT_S
         while True:
             try:
@@ -232,7 +242,8 @@ class Worker:
 
     async def _live_on(self, driven: Driven) -> None:
         """From wherever it is to its end."""
-        entry = await self._journaled(partial(self._journal.get, driven.name))
+        known = self._journal.may_know(driven.name)
+        entry = await self._journaled(partial(self._journal.get, driven.name)) if known else None
         if entry is not None and entry.outcome is not None:
             note = msgspec.msgpack.decode(entry.outcome, type=EndNote)
         elif driven.broken:
@@ -247,7 +258,7 @@ class Worker:
         await self._gate.release(driven.name)
         self.ended_counts[driven.executor, note.reason or ""] += 1
         log.info("attempt ended", extra={**driven.fields(), "reason": note.reason, "exit_code": note.exit_code})
-        await self._tell(driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note))
+        await self._tell(driven, driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note))
         self.retired.add(driven.name, driven.executor, directory)
         del self.driven[driven.name]
         self._something_ended()
@@ -439,9 +450,8 @@ class Worker:
         """From a running attempt to its outcome, with its output on disk."""
         executor = self._executors[driven.executor]
         directory = self._directory(driven)
+        driven.telling = asyncio.create_task(self._tell_start(driven), name=f"{driven.name} starts")
         async with asyncio.TaskGroup() as group:
-            start = driven.start_command(self.replica.clock_ms(), self._settings.agent_id)
-            told = group.create_task(self._tell(start))
             pump = None if executor.captures_logs else group.create_task(self._pump(driven, executor, directory))
             outcome = await self._outcome(driven, executor, directory)
             if pump is not None:
@@ -449,7 +459,7 @@ class Worker:
                 if not pump.done():
                     log.warning("output is incomplete: the engine gave no more", extra=driven.fields())
                     pump.cancel()
-            told.cancel()
+        await driven.tell_no_more()
         return self._note(driven, outcome)
 
     def _note(self, driven: Driven, outcome: Outcome) -> EndNote:
@@ -524,11 +534,15 @@ class Worker:
 
     async def _prepare(self, driven: Driven) -> tuple[AttemptSpec, str]:
         table = self.replica.table
-        if self._network is not None:
-            await self._network.fetch_whole("bundle", table.rows.runs[driven.run_id].bundle)
         run = table.rows.runs[driven.run_id]
         sealed = sealed_secrets(table, run.project, run.namespace)
         driven.capability = secrets.token_urlsafe(24)
+        try:
+            return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
+        except (BlobMissing, BlobDamaged):
+            if self._network is None:
+                raise
+        await self._network.fetch_whole("bundle", run.bundle)
         return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
 
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
@@ -544,21 +558,33 @@ class Worker:
                 log.warning("output is incomplete", extra={**driven.fields(), "error": str(error)})
                 return None
 
-    async def _tell(self, command: c.InstanceStarted | c.InstanceEnded) -> None:
+    async def _tell_start(self, driven: Driven) -> None:
+        """Work that ends at once is told of once: its end says when it began."""
+        await asyncio.sleep(START_HOLD_S)
+        await self._tell(driven, driven.start_command(self.replica.clock_ms(), self._settings.agent_id))
+
+    async def _tell(self, driven: Driven, command: c.InstanceStarted | c.InstanceEnded) -> None:
         """Tell a worker's word. What was rendered, which it names, is on other disks first (P1)."""
         wait_s = TELL_WAIT_S
-        while self._network is not None and command.compiled is not None:
+        while command.compiled is not None and not driven.spread:
             try:
-                await self._network.spread_whole("manifest", command.compiled)
-                break
-            except BlobError as error:  # not even this agent has it whole any more: the word is true without
-                log.warning("what was rendered is lost", extra={"run": command.run_id, "error": str(error)})
-                break
+                await self._spread(driven, command.compiled)
             except Refusal as refusal:
                 log.warning("what was rendered does not spread", extra={"run": command.run_id, "code": refusal.code})
-            await asyncio.sleep(wait_s)
-            wait_s = min(TELL_WAIT_MAX_S, wait_s * 2)
+                await asyncio.sleep(wait_s)
+                wait_s = min(TELL_WAIT_MAX_S, wait_s * 2)
         await self._tell_again_and_again(command)
+
+    async def _spread(self, driven: Driven, manifest: str) -> None:
+        """Put what was rendered on a majority of disks. Raises Refusal."""
+        try:
+            if self._network is not None and driven.kept:
+                await self._network.spread(driven.kept)
+            elif self._network is not None:  # it was rendered by an earlier process
+                await self._network.spread_whole("manifest", manifest)
+        except BlobError as error:  # not even this agent has it whole any more: the word is true without
+            log.warning("what was rendered is lost", extra={"run": driven.run_id, "error": str(error)})
+        driven.spread = True
 
     async def _tell_again_and_again(self, command: c.InstanceStarted | c.InstanceEnded) -> None:
         """Propose until it is applied; a repetition is a no-op there. Others hear of it at once."""

@@ -86,7 +86,7 @@ async def test_what_was_compiled_is_given_with_the_real_secret_to_the_attempt_al
         assert provisioner.compile(row, "container", sealed).secrets == {"PASSWORD": f"x{SECRET}"}
         masked = provisioner.compile(row, "container", sealed, masked=True)
         assert masked.secrets == {"PASSWORD": "x***"}
-        assert provisioner.keep(masked) == provisioner.keep(masked) == row.instances[0].attempts[0].compiled
+        assert provisioner.keep(masked) == provisioner.keep(masked) == (row.instances[0].attempts[0].compiled,)
         assert SECRET not in repr(provisioner.compile(row, "container", sealed))
         with pytest.raises(BlobMissing):
             provisioner.bundle("0" * 64)

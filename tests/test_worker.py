@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
@@ -29,7 +29,7 @@ from agent.worker import Worker
 from executors.base import AttemptSpec, Started
 from executors.errors import EngineUnreachable, ExecutorError, ImageError
 from executors.mock import MockEngine, MockExecutor
-from tests.api.harness import Prime, in_loop, prime
+from tests.api.harness import AGENT, Prime, in_loop, prime
 from tests.restarts import (
     GATE,
     Faulty,
@@ -571,9 +571,13 @@ class Far:
         """It is here."""
 
     async def spread_whole(self, kind: str, digest: str) -> None:
-        """Wait for room."""
+        """As `spread`."""
         assert kind == "manifest"
-        self.asked.append(digest)
+        await self.spread([digest])
+
+    async def spread(self, digests: Sequence[str]) -> None:
+        """Wait for room."""
+        self.asked.append(digests[-1])
         self.met.set()
         if self.says:
             raise self.says.pop(0)
@@ -597,6 +601,54 @@ async def test_work_that_ends_at_once_is_not_told_of_before_others_have_what_was
         assert shown(ended) == [(1, "success", None)]
         (manifest,) = set(far.asked)
         assert manifest in {path.name for path in (tmp_path / "blobs").glob("??/*")}
+
+
+@in_loop
+async def test_work_that_ends_at_once_is_told_of_once_and_other_work_when_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with prime(tmp_path) as agent:
+        told: list[type[c.InstanceStarted | c.InstanceEnded]] = []
+        monkeypatch.setattr(agent.worker, "on_word", lambda word: told.append(type(word)))
+        monkeypatch.setattr(worker_module, "START_HOLD_S", 3600.0)
+        await agent.apply()
+        run = await agent.ended((await agent.submit())["id"])
+        assert told == [c.InstanceEnded]
+        assert run["instances"][0]["attempts"][0]["started_at"] is not None
+        monkeypatch.setattr(worker_module, "START_HOLD_S", 0.0)
+        await agent.apply("slow", MOCK_DURATION_MS=GATE)
+        slow = await agent.submit("slow")
+        agent.engine.release(await agent.running(slow["id"]))
+        await agent.ended(slow["id"])
+        assert told == [c.InstanceEnded, c.InstanceStarted, c.InstanceEnded]
+
+
+@in_loop
+async def test_what_a_run_is_made_of_is_fetched_where_it_is_missing_or_damaged_p9(tmp_path: Path) -> None:
+    class Others(Far):
+        """They have the bundle."""
+
+        async def fetch_whole(self, kind: str, digest: str) -> None:
+            assert kind == "bundle"
+            self.asked.append(digest)
+            path = agent.service.context.blobs.path(digest)
+            path.unlink(missing_ok=True)
+            path.write_bytes(whole[digest])
+
+    async with prime(tmp_path, slots=0) as agent:
+        far = agent.worker._network = Others()
+        far.room.set()
+        await agent.apply()
+        runs = [(await agent.submit(sent={"config": {"A": text}}))["id"] for text in "12"]
+        paths = [agent.service.context.blobs.path(agent.replica.table.rows.runs[run].bundle) for run in runs]
+        whole = {path.name: path.read_bytes() for path in paths}
+        paths[0].unlink()
+        paths[1].write_bytes(b"x")
+        row = agent.replica.table.rows.agents[AGENT]
+        await agent.replica.propose(c.AgentUp(agent.replica.clock_ms(), replace(row, slots=1)))
+        for run in runs:
+            assert shown(await agent.ended(run)) == [(1, "success", None)]
+        assert {path.name for path in paths} <= set(far.asked)
 
 
 @in_loop

@@ -117,12 +117,11 @@ async def _wait(request: web.Request) -> web.Response:
     replica = face(request).service.context.replica
     async with request.app[sse.WAITING].place():
         while True:
-            changed = replica.changed()
             run = await _find(request)
             left_s = until_s - time.monotonic()
             if run.final or left_s <= 0 or sse.has_left(request):
                 return answer(s.RunAnswer(run=views.run(run), meta=views.meta(face(request))))
-            await asyncio.wait([changed], timeout=min(left_s, sse.HEARTBEAT_S))
+            await asyncio.wait([replica.ended(run.id)], timeout=min(left_s, sse.HEARTBEAT_S))
 
 
 async def _events(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
@@ -28,6 +29,8 @@ PIECES_AT_ONCE: Final = 4
 NAMES_MAX: Final = 16  # in one question: as many blobs as large as they may be can be copied in its time
 SPREAD_S: Final = 10.0  # for each question
 LOOK_S: Final = 1.0
+HELD_S: Final = 600.0  # for which a majority's word is taken again: no sweep takes what is that young
+HELD_MAX: Final = 10_000
 
 
 Roots = Callable[[], Iterable[tuple[str, str]]]
@@ -65,6 +68,7 @@ class Blobs:
         """Answers the questions of others from now on. named_in: (kind, a blob's bytes) -> the digests it names."""
         self.store, self._replica, self._calls, self._named_in = store, replica, calls, named_in
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, tuple[float, frozenset[int]]] = {}  # when which nodes said so; the oldest first
         self.lacking = 1  # until the first look: how many blobs that the table names are not here
         self._looked_index = 0  # of the table, when that was counted
         self._looked: asyncio.Future[None] | None = None
@@ -77,6 +81,9 @@ class Blobs:
         """Wait until a majority of the voters has these, which are on this disk. Raises Refusal("no_majority")."""
         node, config = self._replica.driver.node.id, self._replica.driver.node.config
         if config.singleton and node in config.voters.incoming:
+            return
+        digests = [one for one in digests if not self._is_held(one, config)]
+        if not digests:
             return
         holders = {node}
         others = config.voters.incoming | config.voters.outgoing
@@ -94,6 +101,20 @@ class Blobs:
         if not _majority(config, holders):
             text = "too few agents can be reached to keep what was sent; nothing was changed"
             raise Refusal("no_majority", text, 503, retry_after_s=1)
+        self._note_held(digests, frozenset(holders))
+
+    def _is_held(self, digest: str, config: Configuration) -> bool:
+        """Whether a majority has said so lately: a job that runs again and again names the same blobs."""
+        said = self._held.get(digest)
+        return said is not None and time.monotonic() - said[0] < HELD_S and _majority(config, said[1])
+
+    def _note_held(self, digests: Sequence[str], holders: frozenset[int]) -> None:
+        now_s = time.monotonic()
+        for digest in digests:
+            self._held.pop(digest, None)
+            self._held[digest] = (now_s, holders)
+        while len(self._held) > HELD_MAX:
+            del self._held[next(iter(self._held))]
 
     async def _ask_to_hold(self, node: int, digests: Sequence[str]) -> int:
         """Returns the node, 0 where it does not hold them."""

@@ -30,6 +30,7 @@ from agent.spec.plugin import Plugin as PluginSpec
 from agent.spec.trial import can_be_tried, trial_time, untold
 
 SECRET_BYTES_MAX: Final = 64 * 1024
+JOB_BLOBS_MAX: Final = 64  # kept in memory
 JOBS_AT_A_TIME: Final = 16  # in a thread of their own: others get their turn between them
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,219}")
 SECRET_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -40,6 +41,7 @@ class Catalog:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._job_blobs: dict[str, JobBlob] = {}  # by hash, the one that was asked for last at the end
 
     # -- projects --------------------------------------------------------------------------------------------------
 
@@ -115,9 +117,14 @@ class Catalog:
         return jobs[name]
 
     async def job_blob(self, job: Job) -> JobBlob:
-        """The whole of an applied job."""
-        data = await self._context.load(job.spec)
-        return msgspec.json.decode(data, type=JobBlob)
+        """The whole of an applied job. To be read only: the last ones are kept."""
+        blob = self._job_blobs.pop(job.spec, None)
+        if blob is None:
+            blob = msgspec.json.decode(await self._context.load(job.spec), type=JobBlob)
+        self._job_blobs[job.spec] = blob
+        if len(self._job_blobs) > JOB_BLOBS_MAX:
+            del self._job_blobs[next(iter(self._job_blobs))]
+        return blob
 
     async def put_jobs(self, project: str, namespace: str, files: Sequence[JobFile]) -> Accepted:
         """Apply jobs, all or none.

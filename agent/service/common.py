@@ -22,6 +22,7 @@ from agent.spec.document import nearest
 from agent.spec.errors import Position, Problem
 from agent.spec.job import JobSpec
 from agent.store.blobs import BlobStore
+from agent.store.errors import BlobMissing
 
 ID_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32
 ID_CHARACTERS: Final = 16
@@ -134,12 +135,17 @@ class Context:
     async def have(self, digests: Iterable[str]) -> None:
         """Fetch those that are not on this disk. Raises BlobError."""
         wanted = list(digests)
+        if not wanted:
+            return
         for digest in await asyncio.to_thread(lambda: [one for one in wanted if not self.blobs.has(one)]):
             await self.fetch(digest)
 
     async def load(self, digest: str) -> bytes:
         """A blob, wherever it is. Raises BlobError."""
-        await self.have([digest])
+        try:
+            return await asyncio.to_thread(self.blobs.get, digest)
+        except BlobMissing:
+            await self.fetch(digest)
         return await asyncio.to_thread(self.blobs.get, digest)
 
     def now_ms(self) -> int:

@@ -32,6 +32,7 @@ from agent.spec.check import own_variable
 from agent.spec.compile import OWN_VARIABLES
 from agent.spec.jobspec import RetrySpec
 from agent.spec.trial import Trial
+from agent.store.errors import BlobMissing
 
 MINTED_KEEP_MS: Final = 600_000
 KEY_CHARACTERS_MAX: Final = 256
@@ -123,8 +124,11 @@ class Runs:
 
     async def _check(self, scope: Scope, bundle: Bundle, blob: JobBlob, asked: RunRequest, at: datetime) -> Trial:
         """A trial rendering with masked secrets: what cannot be compiled is refused before it is accepted (P11)."""
-        await self._context.have(bundle.assets.values())
-        trial = await asyncio.to_thread(self._try, scope, bundle, blob, at)
+        try:
+            trial = await asyncio.to_thread(self._try, scope, bundle, blob, at)
+        except BlobMissing:
+            await self._context.have(bundle.assets.values())
+            trial = await asyncio.to_thread(self._try, scope, bundle, blob, at)
         overridden = asked_keys(asked.config)
         problems = [
             replace(one, message=f"{one.message} (the value is the request's)") if one.key in overridden else one

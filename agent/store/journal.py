@@ -82,6 +82,7 @@ class Journal:
         self._path = path
         self._failure: str | None = None
         self._batching = False
+        self._names: set[str] = set()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
@@ -115,7 +116,9 @@ class Journal:
         if verdict != "ok":
             raise JournalDamaged(f"{self._path}: {verdict}. {_ADVICE}")
         last = self._last_seq()
-        if any(entry.seq > last for entry in self._select("")):
+        entries = self._select("")
+        self._names.update(entry.name for entry in entries)
+        if any(entry.seq > last for entry in entries):
             raise JournalDamaged(f"{self._path}: a row is later than the sequence, {last}. {_ADVICE}")
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -190,10 +193,16 @@ class Journal:
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop attempts whose outcome is applied and which nothing can ask to start any more; unknown ones too."""
+        gone = list(names)
         with self._transaction():
-            self._database.executemany("DELETE FROM attempt WHERE name = ?", ((name,) for name in names))
+            self._database.executemany("DELETE FROM attempt WHERE name = ?", ((name,) for name in gone))
+        self._names.difference_update(gone)
 
     # -- reading ---------------------------------------------------------------------------------------------------
+
+    def may_know(self, name: str) -> bool:
+        """Whether there may be something to `get`. May be asked from any thread, and touches no disk."""
+        return name in self._names
 
     def get(self, name: str) -> JournalEntry | None:
         """What is known of the attempt; None = nothing. Raises JournalDamaged."""
@@ -234,6 +243,7 @@ class Journal:
         return entries
 
     def _store(self, entry: JournalEntry) -> None:
+        self._names.add(entry.name)
         columns = astuple(entry)
         marks = ", ".join("?" * (len(columns) + 1))
         sql = f"INSERT OR REPLACE INTO attempt ({_COLUMNS}, crc) VALUES ({marks})"  # noqa: S608  constants only

@@ -20,6 +20,10 @@ class MemoryJournal:
         self._entries: dict[str, JournalEntry] = {}
         self._seq = 0
 
+    def may_know(self, name: str) -> bool:
+        """See Journal."""
+        return name in self._entries
+
     def get(self, name: str) -> JournalEntry | None:
         """See Journal."""
         return self._entries.get(name)

@@ -86,6 +86,35 @@ async def test_a_spread_takes_a_minority_that_is_away_and_refuses_without_a_majo
 
 
 @in_loop
+async def test_a_majoritys_word_is_asked_for_once_and_again_when_it_is_old_or_no_majority_any_more_p1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three(tmp_path) as (one, members):
+        (first, blobs), (second, _held), (third, _other) = members
+        digests = [blobs.store.put(text) for text in (b"1", b"2")]
+        await blobs.spread(digests)
+        monkeypatch.setattr(module, "SPREAD_S", 0.3)
+        one.cut({first.node}, {second.node}, {third.node})
+        await blobs.spread(digests)  # nobody had to be asked
+        new = blobs.store.put(b"3")
+        with pytest.raises(Refusal):
+            await blobs.spread([*digests, new])
+        holders = blobs._held[digests[0]][1]
+        assert first.node in holders
+        blobs._note_held(digests, frozenset({first.node}))  # as after a change of the voters
+        with pytest.raises(Refusal):
+            await blobs.spread(digests)
+        blobs._note_held(digests, holders)
+        monkeypatch.setattr(module, "HELD_S", 0.0)
+        with pytest.raises(Refusal):
+            await blobs.spread(digests)
+        monkeypatch.setattr(module, "HELD_MAX", 1)
+        blobs._note_held(digests, holders)
+        assert list(blobs._held) == digests[1:]  # P12
+        one.cut()
+
+
+@in_loop
 async def test_who_says_that_it_holds_a_blob_has_it_whole(tmp_path: Path) -> None:
     async with three(tmp_path) as (_one, members):
         (first, blobs), (second, held), _third = members

@@ -119,7 +119,7 @@ def test_a_hold_is_in_the_snapshot_that_others_get() -> None:
 @in_loop
 async def test_a_leader_counts_from_when_it_came_to_lead(tmp_path: Path) -> None:
     async with agent_in_loop(tmp_path) as prime:
-        await prime.apply()
+        await prime.apply(MOCK_DURATION_MS="gate")
         leading = next(one for one in prime.tasks if "lead" in repr(one.get_coro()))
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)

@@ -65,6 +65,20 @@ def test_p3_an_intent_for_a_known_attempt_is_refused_whatever_became_of_it(journ
         ]
 
 
+def test_what_may_be_known_is_told_without_the_disk_also_after_a_restart(journal: Journal, path: Path) -> None:
+    assert not journal.may_know("a")
+    journal.intend("a", b"", 1.0, "boot")
+    journal.refuse("b", "full")
+    assert journal.may_know("a")
+    assert journal.may_know("b")
+    journal.close()
+    with Journal(path) as again:
+        assert again.may_know("a")
+        again.forget(["a", "c"])
+        assert not again.may_know("a")
+        assert again.may_know("b")
+
+
 def test_p3_a_refused_attempt_cannot_start_and_a_started_one_cannot_be_refused(journal: Journal) -> None:
     journal.intend("a", b"", 1.0, BOOT)
     journal.refuse("a", "stop wanted")
