@@ -53,6 +53,8 @@ class Nemesis:
                 site.lose_power()
             case Fault.PAUSE:
                 site.freeze()
+            case Fault.ENGINE:
+                site.hang_engine()
             case Fault.DISK:
                 site.fill_disk()
             case Fault.CLOCK:
@@ -68,6 +70,8 @@ class Nemesis:
         match step.fault:
             case Fault.PAUSE:
                 site.thaw()
+            case Fault.ENGINE:
+                site.wake_engine()
             case Fault.DISK:
                 site.free_disk()
             case Fault.CLOCK:

@@ -22,6 +22,7 @@ class Fault(StrEnum):
     KILL = "kill"  # SIGKILL to the agent; its watchdog and its work go on
     POWER = "power"  # SIGKILL to everything on its host
     PAUSE = "pause"  # SIGSTOP, SIGCONT
+    ENGINE = "engine"  # the same to what its work is started by
     ISOLATE = "isolate"  # nobody hears it, it hears nobody; its clients do
     DEAF = "deaf"  # it is heard, and hears nobody
     MUTE = "mute"  # it hears, and nobody hears it

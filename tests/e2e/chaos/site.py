@@ -31,6 +31,14 @@ def wall_clock(root: Path) -> Path | None:
     return made
 
 
+def parent(pid: int) -> int:
+    """Of a process; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 class Site(AgentProcess):
     """One agent of the cluster. It can be started again after whatever has happened to it."""
 
@@ -47,6 +55,7 @@ class Site(AgentProcess):
         self.prefix = lan.within(number)
         self._ballast = self._disk / BALLAST
         self.was_full = False  # since it was started
+        self._hung: list[int] = []
         self._disk.mkdir()
         size = f"size={DISK_MIB}m"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self._disk)], check=True)
@@ -93,6 +102,30 @@ class Site(AgentProcess):
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+    def hang_engine(self) -> None:
+        """SIGSTOP to the process that its local work is forked from: what was asked for waits.
+
+        Its supervisors, which go by the same name, and their work go on.
+        """
+        for pid in self._everything():
+            if self._is_engine(pid) and self.runs and parent(pid) == self.pid:
+                self._hung.append(pid)
+                os.kill(pid, signal.SIGSTOP)
+
+    def wake_engine(self) -> None:
+        """It goes on, and carries out what still stands."""
+        while self._hung:
+            pid = self._hung.pop()
+            if self._is_engine(pid):
+                os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def _is_engine(pid: int) -> bool:
+        try:
+            return b"supervisor.py\0--server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # it has ended
 
     def lose_power(self) -> None:
         """SIGKILL to all that runs on its host: agent, watchdog, work. What it has written stays."""
