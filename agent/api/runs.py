@@ -150,7 +150,9 @@ async def _events(request: web.Request) -> web.StreamResponse:
 async def _cancel(request: web.Request) -> web.Response:
     sent = await body(request, s.CancelBody, optional=True)
     run = await _find(request)
-    done = await face(request).service.runs.cancel(run.id, caller(request), assume_stopped=sent.assume_stopped)
+    done = await face(request).service.runs.cancel(
+        run.id, caller(request), assume_stopped=sent.assume_stopped, teardown=sent.teardown
+    )
     return answer(views.accepted(done))
 
 

@@ -227,9 +227,13 @@ class FileRunBody(Request, frozen=True):
 
 
 class CancelBody(Request, frozen=True):
-    """assume_stopped: work on lost agents, which nobody could prove stopped, has ended. So also below."""
+    """assume_stopped: work on lost agents, which nobody could prove stopped, has ended. So also below.
+
+    teardown: end its teardown hooks too, which run otherwise.
+    """
 
     assume_stopped: bool = False
+    teardown: bool = False
 
 
 class RetryBody(Request, frozen=True):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent.folder import Folder
 
 OK, RUN_FAILED, USAGE, UNREACHABLE, REFUSED = range(5)
+WENT_WELL: Final = frozenset({"success", "skipped"})  # final states of a run whose exit code is OK
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141  # as a shell tells of SIGPIPE
 LISTED_MAX: Final = 10  # names told of many

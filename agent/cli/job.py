@@ -16,6 +16,7 @@ from agent.cli.apply import apply_jobs, apply_project, no_more_here, read_jobs, 
 from agent.cli.common import (
     RUN_FAILED,
     USAGE,
+    WENT_WELL,
     count,
     fail,
     format_option,
@@ -138,7 +139,7 @@ def _after_submit(client: Client, started: dict[str, Any], *, wait: bool, follow
         output.show_json({"run": final})
     elif not follow:
         output.show_run(final)
-    if final["state"] != "success":
+    if final["state"] not in WENT_WELL:
         raise SystemExit(RUN_FAILED)
 
 

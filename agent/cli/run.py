@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from agent.cli import output
-from agent.cli.common import RUN_FAILED, USAGE, fail, format_option, moment, online
+from agent.cli.common import RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online
 from agent.cli.complete import applied_jobs, run_ids
 from agent.cli.lazy import LazyGroup
 
@@ -177,14 +177,15 @@ assume_stopped_option = click.option(
 
 @run.command(epilog=IDS)
 @run_argument
+@click.option("--teardown", is_flag=True, help="End its teardown hooks too.")
 @assume_stopped_option
 @format_option
 @online
-def cancel(client: Client, run_id: str, assume_stopped: bool, form: str) -> None:  # noqa: FBT001  click gives flags so
-    """End a run early. What runs is stopped first."""
+def cancel(client: Client, run_id: str, teardown: bool, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
+    """End a run early. What runs is stopped first; then its teardown hooks run."""
     from agent.client import path
 
-    body = {"assume_stopped": assume_stopped}
+    body = {"assume_stopped": assume_stopped, "teardown": teardown}
     _after(client.post(path("runs", run_id, "cancel"), body), form, "is being cancelled")
 
 
@@ -342,5 +343,5 @@ def wait(client: Client, run_id: str, form: str) -> None:
         output.show_json({"run": final})
     else:
         output.show_run(final)
-    if final["state"] != "success":
+    if final["state"] not in WENT_WELL:
         raise SystemExit(RUN_FAILED)

@@ -36,6 +36,7 @@ from agent.runtable.waiting import need_of
 FIRED_MAX: Final = 1000  # deadlines by one AdvanceTime; the rest fires with the next (P12)
 REQUEST_AGAIN_MS: Final = 3_600_000
 ASSUMED: Final = ", assumed stopped"  # of an operator's command, in the audit
+ORDER: Final = {InstanceKind.SETUP: 0, InstanceKind.FAIL: 2, InstanceKind.TEARDOWN: 3}  # the rest: 1
 MARKS: Final = frozenset({InstanceState.SUCCESS, InstanceState.FAILED})
 
 
@@ -174,17 +175,14 @@ def _refuse_submit(table: Table, cmd: c.SubmitRun) -> str | None:
 
 
 def _well_formed(plans: tuple[InstancePlan, ...]) -> bool:
-    """At least one instance, unique names, `after` naming earlier ones, fail hooks last: so one pass settles a run."""
+    """At least one instance, unique names, `after` naming earlier ones, kinds in order: so one pass settles a run."""
     earlier: set[str] = set()
-    fail_hooks = False
     for plan in plans:
         if plan.name in earlier or not earlier.issuperset(plan.after):
             return False
-        if fail_hooks and plan.kind is not InstanceKind.FAIL:
-            return False
-        fail_hooks = plan.kind is InstanceKind.FAIL
         earlier.add(plan.name)
-    return bool(earlier)
+    order = [ORDER.get(plan.kind, 1) for plan in plans]
+    return bool(earlier) and order == sorted(order)
 
 
 def _accept(table: Table, cmd: c.SubmitRun) -> None:
@@ -290,10 +288,12 @@ def _cancel(table: Table, cmd: c.CancelRun) -> str:
     unheard = any(instance.state is InstanceState.UNKNOWN for instance in run.instances)
     if unheard and not cmd.assume_stopped:
         return "not_proven_stopped"
-    if unheard or run.cancelled_by is None:
+    more = cmd.teardown and run.teardown_until_ms != 0
+    if unheard or more or run.cancelled_by is None:
         run.cancelled_by = run.cancelled_by or cmd.who  # the first; the audit has them all
-        _audit(table, run, cmd.who, cmd.via, f"cancel{ASSUMED if unheard else ''}")
-        lifecycle.stop(table, run, run.instances, Reason.CANCELLED)
+        what = "cancel, with its teardown" if cmd.teardown else "cancel"
+        _audit(table, run, cmd.who, cmd.via, f"{what}{ASSUMED if unheard else ''}")
+        lifecycle.end_early(table, run, Reason.CANCELLED, teardown=cmd.teardown)
     return "ok"
 
 
@@ -343,6 +343,7 @@ def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
         return code
     del rows.finished[cmd.run_id]
     run.state, run.reason, run.finished_at_ms, run.cancelled_by = RunState.RUNNING, None, None, None
+    run.teardown_until_ms = None
     run.deadline_ms = rows.time_ms + run.timeout_ms
     table.add_run(run)
     return _clear_instances(table, run, cmd)
@@ -410,9 +411,7 @@ def _advance(table: Table) -> tuple[FinishedRun, ...]:
 
 
 def _run_timeout(table: Table, run_id: str) -> tuple[FinishedRun, ...]:
-    run = table.rows.runs[run_id]
-    run.reason = Reason.TIMEOUT
-    lifecycle.stop(table, run, run.instances, Reason.TIMEOUT)
+    lifecycle.time_out(table, table.rows.runs[run_id])
     return _touch(table, run_id)
 
 

@@ -223,12 +223,14 @@ class CancelRun(Command, frozen=True):
     """End a run early. What runs is stopped first; what waits is cancelled at once.
 
     assume_stopped: the operator's word that work on lost agents has ended; without it such a run is not cancelled.
+    teardown: end its teardown hooks too, which are spared otherwise, where something of the run has begun.
     """
 
     run_id: str
     who: str
     via: str
     assume_stopped: bool = False
+    teardown: bool = False
 
 
 class ClearRun(Command, frozen=True):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from agent.runtable.model import FinishedRow, Instance, Reason, Run, TableImage
+from agent.runtable.model import FinishedRow, Instance, Run, TableImage
 
 # Kinds of deadlines, in the order in which they fire when they fall together.
 RUN, INSTANCE, REQUEST, FINISHED = range(4)
@@ -48,7 +48,8 @@ class Deadlines:
 
     def add_run(self, run: Run) -> None:
         """A run has its time-out."""
-        self._add((run.deadline_ms, RUN, run.id, ""))
+        if run.end_due_ms is not None:
+            self._add((run.end_due_ms, RUN, run.id, ""))
 
     def add_instance(self, run: Run, instance: Instance) -> None:
         """The state of an instance has a deadline, or none."""
@@ -116,6 +117,6 @@ class Deadlines:
         if run is None:
             return False
         if kind == RUN:
-            return run.deadline_ms == due_ms and run.reason is not Reason.TIMEOUT
+            return run.end_due_ms == due_ms
         instance = run.instance(name)
         return instance is not None and instance.due_ms == due_ms

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from agent.runtable.lifecycle import tries
-from agent.runtable.model import INSTANCE_FINAL, Agent, Instance, InstanceKind, InstanceState, Reason, Run
+from agent.runtable.lifecycle import as_seen, tries
+from agent.runtable.model import Agent, Instance, InstanceKind, InstanceState, Reason, Run, TriggerRule
 from agent.runtable.placement import fits, takes
 from agent.runtable.table import Table
 from agent.runtable.waiting import Need, need_of
@@ -17,6 +17,12 @@ from agent.runtable.waiting import Need, need_of
 _NONE: Final[Mapping[tuple[str, int], Unproven]] = MappingProxyType({})
 _ALL_HEARD: Final[Mapping[str, int]] = MappingProxyType({})
 NAMES_MAX: Final = 5  # of agents in one sentence
+_AS_TOLD: Final = {
+    InstanceState.SUCCESS: "succeeded",
+    InstanceState.SKIPPED: "was skipped",
+    InstanceState.CANCELLED: "was cancelled",
+    InstanceState.UPSTREAM_FAILED: "failed",
+}
 STOP_GRACE_MS: Final = 10_000  # between SIGTERM and SIGKILL, as the worker asks for it
 
 
@@ -86,7 +92,8 @@ def _until_ms(run: Run, instance: Instance) -> int | None:
     attempt = instance.open_attempt
     if attempt is not None and attempt.stop_wanted is not None and instance.state is not InstanceState.UNKNOWN:
         return _stop_asked_ms(run, instance, attempt.stop_wanted) + STOP_GRACE_MS
-    return run.deadline_ms if instance.due_ms is None else min(instance.due_ms, run.deadline_ms)
+    due_ms = [one for one in (instance.due_ms, run.end_due_ms) if one is not None]
+    return min(due_ms, default=None)
 
 
 def _stop_asked_ms(run: Run, instance: Instance, reason: Reason) -> int:
@@ -130,30 +137,35 @@ def _why(table: Table, run: Run, instance: Instance) -> str:
 
 def _why_final(run: Run, instance: Instance) -> str:
     if instance.state is InstanceState.UPSTREAM_FAILED:
-        failed = [name for name in instance.plan.after if _failed(run, name)]
-        return f"not started: {', '.join(failed)} failed"
-    if instance.state is InstanceState.SKIPPED:
-        return "nothing failed"
+        return f"not started: {_by_rule(run, instance)}"
+    if instance.state is InstanceState.SKIPPED and not instance.message:
+        return "nothing failed" if instance.plan.kind is InstanceKind.FAIL else f"skipped: {_by_rule(run, instance)}"
     reason = f" ({instance.reason})" if instance.reason else ""
     message = f": {instance.message}" if instance.message else ""
     return f"{instance.state}{reason}{message}"
 
 
-def _failed(run: Run, name: str) -> bool:
-    before = run.instance(name)
-    return before is not None and before.final and before.state not in {InstanceState.SUCCESS, InstanceState.SKIPPED}
+def _by_rule(run: Run, instance: Instance) -> str:
+    """What its trigger rule was decided on: the instances before it that have not succeeded, or all of them."""
+    before = [one for one in run.instances if _comes_before(one, instance)]
+    told = [one for one in before if as_seen(one) is not InstanceState.SUCCESS] or before
+    states = ", ".join(f"{one.plan.name} {_AS_TOLD.get(one.state, one.state)}" for one in told)
+    rule = instance.plan.trigger_rule
+    return states if rule is TriggerRule.ALL_SUCCESS else f"{states} (trigger rule {rule})"
+
+
+def _comes_before(one: Instance, instance: Instance) -> bool:
+    """Whether an instance's rule looks at that one."""
+    sets_up = one.plan.kind is InstanceKind.SETUP and instance.plan.kind is not InstanceKind.SETUP
+    return sets_up or one.plan.name in instance.plan.after
 
 
 def _why_pending(run: Run, instance: Instance) -> str:
     if instance.plan.kind is InstanceKind.FAIL:
         return "waits for a failure of the hooks and the task before it"
-    awaited = [name for name in instance.plan.after if _open(run, name)]
-    return f"waits for {', '.join(awaited)}"
-
-
-def _open(run: Run, name: str) -> bool:
-    before = run.instance(name)
-    return before is not None and before.state not in INSTANCE_FINAL
+    awaited = [one.plan.name for one in run.instances if not one.final and _comes_before(one, instance)]
+    rule = instance.plan.trigger_rule
+    return f"waits for {', '.join(awaited)}" + ("" if rule is TriggerRule.ALL_SUCCESS else f" (trigger rule {rule})")
 
 
 def _why_not_assigned(table: Table, instance: Instance) -> str:

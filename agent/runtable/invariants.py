@@ -14,7 +14,6 @@ from agent.runtable.model import (
     AttemptState,
     Instance,
     InstanceState,
-    Reason,
     Run,
     RunState,
     TableImage,
@@ -56,7 +55,10 @@ def _check_run(run: Run) -> None:
         assert instance.plan.name not in earlier, f"{where}: {instance.plan.name} twice"
         earlier.add(instance.plan.name)
     if run.ending:
-        waiting = [i.plan.name for i in run.instances if not i.final and i.open_attempt is None]
+        unspared = [instance for instance in run.instances if not run.spares(instance)]
+        waiting = [i.plan.name for i in unspared if not i.final and i.open_attempt is None]
+        alone = all(run.spares(instance) or instance.final for instance in run.instances)
+        assert not alone or run.end_due_ms is not None, f"{where}: its teardown has no deadline (P1)"
         assert not waiting, f"{where}: being ended, but {waiting} wait"
 
 
@@ -90,7 +92,7 @@ def _check_owner(rows: TableImage, run: Run, instance: Instance) -> None:
     assert unknown == (agent is None or agent.lost), f"{where}: on {attempt.agent}, which is {agent}"
     waits = instance.outlives_loss
     assert waits or not unknown, f"{where}: nobody waits for it"
-    assert not (unknown and run.reason is Reason.TIMEOUT), f"{where}: unknown, and no deadline is left (P1)"
+    assert not (unknown and run.end_due_ms is None), f"{where}: unknown, and no deadline is left (P1)"
     if agent is not None:
         assert attempt.epoch <= agent.epoch, f"{where}: of an epoch to come"
         assert waits or attempt.epoch == agent.epoch, f"{where}: outlives the loss of its agent"
@@ -115,8 +117,8 @@ def _check_agents(rows: TableImage) -> None:
 def _check_attempt(where: str, attempt: Attempt) -> None:
     if attempt.state is AttemptState.RUNNING:
         assert attempt.started_at_ms is not None, f"{where}: running without a start"
-    if attempt.state is AttemptState.SUCCESS:
-        assert attempt.reason is None, f"{where}: succeeded with a reason"
+    if attempt.state in {AttemptState.SUCCESS, AttemptState.SKIPPED}:
+        assert attempt.reason is None, f"{where}: ended well with a reason"
     if attempt.state in {AttemptState.FAILED, AttemptState.CANCELLED}:
         assert attempt.reason is not None, f"{where}: failed without a reason (P11)"
     assert not (attempt.unproven and attempt.open), f"{where}: given up, but open"

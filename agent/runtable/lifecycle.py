@@ -13,6 +13,7 @@ from agent.runtable.backoff import retry_delay_ms
 from agent.runtable.model import (
     INSTANCE_FINAL,
     MAX_ATTEMPTS,
+    SIDE_KINDS,
     Attempt,
     AttemptState,
     FinishedRow,
@@ -26,11 +27,19 @@ from agent.runtable.model import (
 )
 from agent.runtable.table import Table, pack_run
 from agent.runtable.transitions import allowed
+from agent.runtable.trigger_rules import Decision, decide
 
 BAD = frozenset({InstanceState.FAILED, InstanceState.UPSTREAM_FAILED, InstanceState.CANCELLED})
 BY_HAND = frozenset({Reason.CANCELLED, Reason.MARKED})
 LOST = frozenset({Reason.AGENT_LOST, Reason.FENCED})
 WAITING = frozenset({InstanceState.PENDING, InstanceState.SCHEDULED, InstanceState.UP_FOR_RETRY})
+TEARDOWN_MS = 3_600_000  # what the teardown of a run has when the run's time is over
+_STATES = {
+    Decision.RUN: InstanceState.SCHEDULED,
+    Decision.SKIPPED: InstanceState.SKIPPED,
+    Decision.UPSTREAM_FAILED: InstanceState.UPSTREAM_FAILED,
+    Decision.WAIT: InstanceState.PENDING,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,9 @@ def enter(
 
 def _delay_ms(run: Run, instance: Instance) -> int:
     retry = instance.plan.retry
+    rule = retry.rule(_exit_code(instance))
+    if rule is not None and rule.delay_s is not None:
+        return round(rule.delay_s * 1000)
     return retry_delay_ms(
         delay_s=retry.delay_s,
         exponential=retry.exponential,
@@ -94,19 +106,20 @@ def settle(table: Table, run: Run) -> None:
 
 
 def _decide(run: Run, instance: Instance) -> InstanceState:
-    before = [_state(run, name) for name in instance.plan.after]
-    if instance.plan.kind is InstanceKind.FAIL:
+    plan = instance.plan
+    before = [_seen(run, name) for name in plan.after]
+    if plan.kind is InstanceKind.FAIL:
         return _decide_fail_hook(run, before)
-    if any(state in BAD for state in before):
-        return InstanceState.UPSTREAM_FAILED
-    if all(state is InstanceState.SUCCESS for state in before):
-        return InstanceState.SCHEDULED
-    return InstanceState.PENDING
+    setups = [] if plan.kind is InstanceKind.SETUP else [as_seen(one) for one in _of_kind(run, InstanceKind.SETUP)]
+    return _STATES[decide(plan.trigger_rule, before, setups)]
 
 
 def _decide_fail_hook(run: Run, before: list[InstanceState]) -> InstanceState:
-    """A fail hook runs when any of pre, task and post failed; among fail hooks it only keeps the plugins' order."""
-    core = [instance.state for instance in run.instances if instance.plan.kind is not InstanceKind.FAIL]
+    """A fail hook runs when anything failed but fail hooks; among these it only keeps the plugins' order.
+
+    A teardown comes after it, and has not ended yet.
+    """
+    core = [as_seen(instance) for instance in run.instances if instance.plan.kind not in SIDE_KINDS]
     if any(state in BAD for state in core):
         ordered = all(state in INSTANCE_FINAL for state in before)
         return InstanceState.SCHEDULED if ordered else InstanceState.PENDING
@@ -115,10 +128,38 @@ def _decide_fail_hook(run: Run, before: list[InstanceState]) -> InstanceState:
     return InstanceState.PENDING
 
 
-def _state(run: Run, name: str) -> InstanceState:
+def _seen(run: Run, name: str) -> InstanceState:
     instance = run.instance(name)
     assert instance is not None, f"{run.id}: {name} is not in the run"
-    return instance.state
+    return as_seen(instance)
+
+
+def as_seen(instance: Instance) -> InstanceState:
+    """Its state, as it counts for what comes after it, and for its run."""
+    allowed_to = instance.plan.allow_failure and instance.state is InstanceState.FAILED
+    return InstanceState.SUCCESS if allowed_to else instance.state
+
+
+def _of_kind(run: Run, kind: InstanceKind) -> list[Instance]:
+    return [instance for instance in run.instances if instance.plan.kind is kind]
+
+
+def end_early(table: Table, run: Run, reason: Reason, *, teardown: bool) -> None:
+    """End a run before its time, or at the end of it. teardown: its teardown as well, if that is due at all."""
+    if teardown or run.state is RunState.QUEUED:  # nothing was made that had to be removed
+        run.teardown_until_ms = 0
+    stop(table, run, [instance for instance in run.instances if not run.spares(instance)], reason)
+
+
+def time_out(table: Table, run: Run) -> None:
+    """The time of a run is over: of its work, and an hour later of its teardown."""
+    again, run.reason = run.reason is Reason.TIMEOUT, Reason.TIMEOUT
+    end_early(table, run, Reason.TIMEOUT, teardown=again)
+    if any(run.spares(instance) and not instance.final for instance in run.instances):
+        run.teardown_until_ms = table.rows.time_ms + TEARDOWN_MS
+        table.deadlines.add_run(run)
+    else:
+        run.teardown_until_ms = 0
 
 
 def stop(table: Table, run: Run, instances: Iterable[Instance], reason: Reason) -> None:
@@ -143,7 +184,7 @@ def lose(table: Table, run: Run, instance: Instance, attempt: Attempt) -> None:
     """
     if not instance.outlives_loss:
         _close_unheard(table, run, instance, attempt, unproven=False)
-    elif run.reason is Reason.TIMEOUT:  # there is no later deadline to wait for (P1)
+    elif run.reason is Reason.TIMEOUT and not run.spares(instance):  # there is no later deadline to wait for (P1)
         _close_unheard(table, run, instance, attempt, unproven=True)
     else:
         why = "" if attempt.fenceable else f": the executor {instance.plan.executor} cannot be fenced"
@@ -182,6 +223,15 @@ def close_attempt(
         attempt.state = AttemptState.SUCCESS
         enter(table, run, instance, instance.mark or InstanceState.SUCCESS)
         return
+    if (
+        reason is Reason.EXIT_CODE
+        and attempt.stop_wanted is None
+        and attempt.exit_code in instance.plan.skip_exit_codes
+    ):
+        attempt.state = AttemptState.SKIPPED
+        message = f"exit code {attempt.exit_code} means that there was nothing to do"
+        enter(table, run, instance, InstanceState.SKIPPED, None, message)
+        return
     attempt.reason = attempt.stop_wanted or reason
     attempt.state = AttemptState.CANCELLED if attempt.reason in BY_HAND else AttemptState.FAILED
     attempt.counts = attempt.reason not in LOST
@@ -192,19 +242,27 @@ def close_attempt(
 def _after_failure(run: Run, instance: Instance, reason: Reason, *, heard: bool) -> tuple[InstanceState, Reason]:
     if instance.mark is not None:
         return instance.mark, Reason.MARKED
-    if run.cancelled_by is not None:  # cancel beats retry (R9)
-        return InstanceState.CANCELLED, Reason.CANCELLED
-    if run.reason is Reason.TIMEOUT:
-        return InstanceState.FAILED, Reason.TIMEOUT
+    if not run.spares(instance):
+        if run.cancelled_by is not None:  # cancel beats retry (R9)
+            return InstanceState.CANCELLED, Reason.CANCELLED
+        if run.reason is Reason.TIMEOUT:
+            return InstanceState.FAILED, Reason.TIMEOUT
     if reason is Reason.QUEUE_TIMEOUT or len(instance.attempts) - instance.clears >= MAX_ATTEMPTS:
         return InstanceState.FAILED, reason
     if instance.plan.on_agent_lost is OnAgentLost.FAIL and _may_have_begun(instance, reason, heard=heard):
         return InstanceState.FAILED, reason
     if reason in LOST:
         return InstanceState.SCHEDULED, reason
-    if tries(instance) <= instance.plan.retry.count:
+    rule = instance.plan.retry.rule(_exit_code(instance))
+    if tries(instance) <= instance.plan.retry.count and (rule is None or rule.retry):
         return InstanceState.UP_FOR_RETRY, reason
     return InstanceState.FAILED, reason
+
+
+def _exit_code(instance: Instance) -> int | None:
+    """With which code the newest attempt has failed by itself; None where it was something else."""
+    last = instance.last
+    return last.exit_code if last is not None and last.reason is Reason.EXIT_CODE else None
 
 
 def _may_have_begun(instance: Instance, reason: Reason, *, heard: bool) -> bool:
@@ -233,13 +291,17 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
 
 
 def _result(run: Run) -> tuple[RunState, Reason | None]:
-    """A failed fail hook is shown and changes nothing; a failed pre, task or post fails the run."""
-    core = [instance for instance in run.instances if instance.plan.kind is not InstanceKind.FAIL]
-    states = {instance.state for instance in core}
+    """A failed fail hook or teardown is shown and changes nothing; any other failure fails the run.
+
+    Without one the run is what its task is: success, or skipped.
+    """
+    core = [instance for instance in run.instances if instance.plan.kind not in SIDE_KINDS]
+    states = {as_seen(instance) for instance in core}
     if run.cancelled_by is not None and any(i.state is InstanceState.CANCELLED for i in run.instances):
         return RunState.CANCELLED, Reason.CANCELLED
     if run.reason is Reason.TIMEOUT and states & BAD:
         return RunState.FAILED, Reason.TIMEOUT
     if states & BAD:
-        return RunState.FAILED, next((i.reason for i in core if i.state is InstanceState.FAILED), None)
-    return RunState.SUCCESS, None
+        return RunState.FAILED, next((i.reason for i in core if as_seen(i) is InstanceState.FAILED), None)
+    skipped = all(one.state is InstanceState.SKIPPED for one in core if one.plan.kind is InstanceKind.TASK)
+    return (RunState.SKIPPED if skipped else RunState.SUCCESS), None

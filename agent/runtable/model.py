@@ -50,6 +50,7 @@ class AttemptState(StrEnum):
     SUCCESS = "success"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # its exit code says that there was nothing to do
 
 
 class Reason(StrEnum):
@@ -88,11 +89,33 @@ class OnAgentLost(StrEnum):
 class InstanceKind(StrEnum):
     """The place of an instance in its run."""
 
+    SETUP = "setup"
     PRE = "pre"
     TASK = "task"
     POST = "post"
     FAIL = "fail"
+    TEARDOWN = "teardown"
 
+
+class TriggerRule(StrEnum):
+    """Airflow's rules, by its names: which states of what stands before let an instance start (`trigger_rules.py`)."""
+
+    ALL_SUCCESS = "all_success"
+    ALL_FAILED = "all_failed"
+    ALL_DONE = "all_done"
+    ALL_DONE_MIN_ONE_SUCCESS = "all_done_min_one_success"
+    ALL_DONE_SETUP_SUCCESS = "all_done_setup_success"
+    ALL_SKIPPED = "all_skipped"
+    ALWAYS = "always"
+    NONE_FAILED = "none_failed"
+    NONE_FAILED_MIN_ONE_SUCCESS = "none_failed_min_one_success"
+    NONE_SKIPPED = "none_skipped"
+    ONE_DONE = "one_done"
+    ONE_FAILED = "one_failed"
+    ONE_SUCCESS = "one_success"
+
+
+SIDE_KINDS = frozenset({InstanceKind.FAIL, InstanceKind.TEARDOWN})  # how they end changes nothing of their run's result
 
 RUN_FINAL = frozenset(
     {RunState.SUCCESS, RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED, RunState.UPSTREAM_FAILED}
@@ -124,13 +147,29 @@ class FrozenRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Base of the rows that are replaced, never changed."""
 
 
+class RetryRule(FrozenRow, frozen=True):
+    """What one exit code leads to. retry: whether it is tried again at all. delay_s: None = the policy's own delay."""
+
+    exit_code: int
+    retry: bool
+    delay_s: Seconds | None = None
+
+
 class RetryPolicy(FrozenRow, frozen=True):
-    """count: retries after the first try. Delays in seconds; exponential doubles them, see `backoff.py`."""
+    """count: retries after the first try. Delays in seconds; exponential doubles them, see `backoff.py`.
+
+    rules: for single exit codes; the first that fits counts.
+    """
 
     count: Count = 0
     delay_s: Seconds = 300.0
     exponential: bool = False
     max_delay_s: Seconds | None = None
+    rules: tuple[RetryRule, ...] = ()
+
+    def rule(self, exit_code: int | None) -> RetryRule | None:
+        """What is said of an exit code."""
+        return next((rule for rule in self.rules if rule.exit_code == exit_code), None)
 
 
 class InstancePlan(FrozenRow, frozen=True):
@@ -139,6 +178,8 @@ class InstancePlan(FrozenRow, frozen=True):
     after: names of the instances that come before it.
     plugin: the name the user wrote; `name` differs from it only where a hook is called like the task.
     constraints: (label, value), sorted: what an agent must have to be given the instance.
+    trigger_rule: over the states of `after`. Fail hooks have a rule of their own, see `lifecycle.py`.
+    allow_failure: its failure counts as a success for all the rest.  skip_exit_codes: they end it skipped.
     """
 
     name: str
@@ -150,6 +191,9 @@ class InstancePlan(FrozenRow, frozen=True):
     timeout_ms: Count | None = None
     on_agent_lost: OnAgentLost = OnAgentLost.RERUN
     constraints: tuple[tuple[str, str], ...] = ()
+    trigger_rule: TriggerRule = TriggerRule.ALL_SUCCESS
+    allow_failure: bool = False
+    skip_exit_codes: tuple[int, ...] = ()
 
 
 class Attempt(Row):
@@ -242,7 +286,11 @@ class Audit(FrozenRow, frozen=True):
 
 
 class Run(Row):
-    """One execution of a job. `bundle` is the hash of the blob that holds all it needs to compile."""
+    """One execution of a job. `bundle` is the hash of the blob that holds all it needs to compile.
+
+    teardown_until_ms: until when the teardown of a run that is being ended is spared; None = as long as it takes (no
+    longer than the run's time), 0 = it is ended with the rest.
+    """
 
     id: str
     project: str
@@ -264,6 +312,7 @@ class Run(Row):
     finished_at_ms: int | None = None
     cancelled_by: str | None = None
     audit: list[Audit] = []
+    teardown_until_ms: Count | None = None
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -281,6 +330,15 @@ class Run(Row):
     def ending(self) -> bool:
         """Whether it was cancelled or its time is over: nothing new starts, and no retry is made."""
         return self.cancelled_by is not None or self.reason is Reason.TIMEOUT
+
+    @property
+    def end_due_ms(self) -> int | None:
+        """When time ends what of it has not ended; None where time has done so."""
+        return self.deadline_ms if self.reason is not Reason.TIMEOUT else self.teardown_until_ms or None
+
+    def spares(self, instance: Instance) -> bool:
+        """Whether an instance goes on although the run is being ended: a teardown removes what the rest has made."""
+        return instance.plan.kind is InstanceKind.TEARDOWN and self.teardown_until_ms != 0
 
 
 class FinishedRow(FrozenRow, frozen=True):

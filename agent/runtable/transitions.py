@@ -11,9 +11,9 @@ from agent.runtable.model import InstanceState as S
 ALLOWED: dict[S, frozenset[S]] = {
     S.PENDING: frozenset(
         {
-            S.SCHEDULED,  # all before it succeeded (a fail hook: one of them failed)
-            S.SKIPPED,  # a fail hook with nothing to do
-            S.UPSTREAM_FAILED,  # one before it failed
+            S.SCHEDULED,  # its trigger rule is met (a fail hook: something failed)
+            S.SKIPPED,  # its trigger rule says so, or it is a fail hook with nothing to do
+            S.UPSTREAM_FAILED,  # its trigger rule says so: something before it failed
             S.CANCELLED,  # the run was cancelled or ran out of time
             S.SUCCESS,  # an operator marked it
             S.FAILED,  # an operator marked it
@@ -24,6 +24,7 @@ ALLOWED: dict[S, frozenset[S]] = {
             S.RUNNING,  # its agent says: started
             S.SUCCESS,  # its agent says: ended (the word of its start came late or never), or an operator marked it
             S.FAILED,  # as above, or the queue time-out
+            S.SKIPPED,  # its agent says: ended, with an exit code that means so
             S.UP_FOR_RETRY,  # its agent says: failed, and a retry is left
             S.SCHEDULED,  # the attempt was lost before it began
             S.CANCELLED,
@@ -34,6 +35,7 @@ ALLOWED: dict[S, frozenset[S]] = {
         {
             S.SUCCESS,
             S.FAILED,
+            S.SKIPPED,
             S.UP_FOR_RETRY,
             S.SCHEDULED,  # the attempt was lost without fault of its own: it is run again at once
             S.CANCELLED,
@@ -54,6 +56,7 @@ ALLOWED: dict[S, frozenset[S]] = {
             S.SCHEDULED,  # as above, and has not said that the work began; or its agent says that it was stopped
             S.SUCCESS,  # its agent says: ended, or an operator marked it
             S.FAILED,  # as above, or the run's time-out
+            S.SKIPPED,  # its agent says: ended, with an exit code that means so
             S.UP_FOR_RETRY,  # its agent says: failed, and a retry is left
             S.CANCELLED,  # an operator says that the work has ended, or its agent that it has stopped it
         }

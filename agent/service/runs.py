@@ -13,13 +13,16 @@ from agent.errors import Refusal
 from agent.runtable import commands as c
 from agent.runtable.explain import agents_with, no_agent_has
 from agent.runtable.model import (
+    SIDE_KINDS,
     InstanceKind,
     InstancePlan,
     InstanceState,
     Namespace,
     OnAgentLost,
     RetryPolicy,
+    RetryRule,
     Run,
+    TriggerRule,
 )
 from agent.service.catalog import Catalog, check_name
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest, new_id
@@ -30,7 +33,7 @@ from agent.spec import duration
 from agent.spec.bundle import Bundle, Planned
 from agent.spec.check import own_variable
 from agent.spec.compile import OWN_VARIABLES
-from agent.spec.jobspec import RetrySpec
+from agent.spec.jobspec import RetryAction, RetrySpec
 from agent.spec.trial import Trial
 from agent.store.errors import BlobMissing
 
@@ -166,14 +169,19 @@ class Runs:
 
     # assume_stopped, everywhere: the caller's word that work on lost agents, which nobody has seen stop, has ended.
 
-    async def cancel(self, run_id: str, caller: Caller, *, assume_stopped: bool = False) -> Accepted:
-        """End a run early. What runs is stopped first; the run is final when it has ended."""
+    async def cancel(
+        self, run_id: str, caller: Caller, *, assume_stopped: bool = False, teardown: bool = False
+    ) -> Accepted:
+        """End a run early. What runs is stopped first; the run is final when it has ended.
+
+        teardown: its teardown hooks too, which run otherwise.
+        """
         run = await self._queries.run(run_id)
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}", 409)
         context = self._context
         applied = await context.propose(
-            c.CancelRun(context.now_ms(), run.id, caller.name, context.agent, assume_stopped)
+            c.CancelRun(context.now_ms(), run.id, caller.name, context.agent, assume_stopped, teardown)
         )
         return Accepted(applied.index, await self._accepted(run.id))
 
@@ -185,6 +193,8 @@ class Runs:
         if not run.final:
             raise Refusal("run_not_final", f"run {run_id} has not ended: {run.state}; cancel it first, or wait", 409)
         chosen = [i.plan.name for i in run.instances if not only_failed or i.state in NOT_GOOD]
+        skipped = {i.plan.name for i in run.instances if i.state is InstanceState.SKIPPED}
+        chosen += [name for name in _with_downstream(run, chosen) if name in skipped]  # for what is tried again
         if not chosen:
             raise Refusal("nothing_to_retry", f"everything in run {run_id} has succeeded", 409)
         return await self._clear(run, chosen, caller, "retry", assume_stopped=assume_stopped)
@@ -212,8 +222,14 @@ class Runs:
     async def _clear(
         self, run: Run, chosen: Collection[str], caller: Caller, what: str, *, assume_stopped: bool
     ) -> Accepted:
-        """A fail hook is always cleared with others: whether it runs is decided anew."""
-        hooks = [i.plan.name for i in run.instances if i.plan.kind is InstanceKind.FAIL and i.final]
+        """Clear these, and what goes with them.
+
+        A fail hook and a teardown are always cleared with others: whether they run is decided anew. So is what was set
+        up, once a teardown has removed it (as Airflow clears them).
+        """
+        torn_down = any(i.plan.kind is InstanceKind.TEARDOWN and i.final for i in run.instances)
+        kinds = {*SIDE_KINDS, *({InstanceKind.SETUP} if torn_down else ())}
+        hooks = [i.plan.name for i in run.instances if i.plan.kind in kinds and i.final]
         names = tuple(i.plan.name for i in run.instances if i.plan.name in {*chosen, *hooks})
         record, index = await self._queries.record(run.id)
         context = self._context
@@ -261,6 +277,9 @@ def _plan(scope: Scope, bundle: Bundle, planned: Planned) -> InstancePlan:
         None if planned.timeout_s is None else _ms(planned.timeout_s),
         OnAgentLost(bundle.job.behavior.on_agent_lost.value),
         tuple(sorted(bundle.job.metadata.scheduler.constraints.items())),
+        TriggerRule(planned.rule.value),
+        planned.allow_failure,
+        planned.skip_exit_codes,
     )
 
 
@@ -273,7 +292,8 @@ def _with_downstream(run: Run, names: Collection[str]) -> list[str]:
 
 
 def _retry(spec: RetrySpec) -> RetryPolicy:
-    return RetryPolicy(spec.count, spec.delay_s, spec.exponential_backoff, spec.max_delay_s)
+    rules = tuple(RetryRule(one.exit_code, one.action is RetryAction.RETRY, one.delay_s) for one in spec.rules)
+    return RetryPolicy(spec.count, spec.delay_s, spec.exponential_backoff, spec.max_delay_s, rules)
 
 
 def _ms(seconds: float) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from agent.spec.errors import PluginError
-from agent.spec.jobspec import HookSpec, HookType, JobSpec, TaskSpec, WindowSpec
+from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, TriggerRule, WindowSpec
 from agent.spec.plugin import BUILTIN, Plugin
 
 DEFAULT_EXECUTOR: Final = "docker"
@@ -23,20 +23,12 @@ EXECUTOR_KEY: Final = "executor"  # of a project's config
 class Place(StrEnum):
     """Where an instance stands in its run."""
 
+    SETUP = "setup"
     PRE = "pre"
     TASK = "task"
     POST = "post"
     FAIL = "fail"
-
-
-# Setup and teardown differ from pre and post by their trigger rules, which this version does not have yet.
-_PLACES: Final = {
-    HookType.SETUP: Place.PRE,
-    HookType.PRE: Place.PRE,
-    HookType.POST: Place.POST,
-    HookType.TEARDOWN: Place.POST,
-    HookType.FAIL: Place.FAIL,
-}
+    TEARDOWN = "teardown"
 
 
 def variables_of(
@@ -90,7 +82,7 @@ class Planned:
     """One instance of a run to be.
 
     name: unique in the run: the plugin's, with `-hook` behind it where a hook is called like the task.
-    after: names of the instances it waits for.  timeout_s: seconds, None = none of its own.
+    after: names of the instances it waits for, by `rule`.  timeout_s: seconds, None = none of its own.
     """
 
     name: str
@@ -99,6 +91,9 @@ class Planned:
     after: tuple[str, ...]
     executor: str
     timeout_s: float | None
+    rule: TriggerRule
+    allow_failure: bool
+    skip_exit_codes: tuple[int, ...]
 
 
 def used_plugins(job: JobSpec, plugins: Mapping[str, Plugin]) -> dict[str, Plugin]:
@@ -115,19 +110,23 @@ def used_plugins(job: JobSpec, plugins: Mapping[str, Plugin]) -> dict[str, Plugi
 def plan(bundle: Bundle) -> tuple[Planned, ...]:
     """The instances of a run in an order in which each comes after all it waits for.
 
-    Pre hooks, the task, post hooks, fail hooks; among hooks of one type the plugins' `dependson`, else the job's order.
+    Setup hooks, pre hooks, the task, post hooks, fail hooks, teardown hooks; among hooks of one type the plugins'
+    `dependson`, else the job's order. That all wait for the setup hooks is not said by `after`: it is not their rule's.
     """
     job = bundle.job
+    setup = _hooks(bundle, Place.SETUP, ())
     pre = _hooks(bundle, Place.PRE, ())
     task = _planned(bundle, job.task, Place.TASK, tuple(hook.name for hook in pre))
     post = _hooks(bundle, Place.POST, (task.name,))
     fail = _hooks(bundle, Place.FAIL, ())
-    return (*pre, task, *post, *fail)
+    before = (*setup, *pre, task, *post, *fail)
+    teardown = _hooks(bundle, Place.TEARDOWN, tuple(one.name for one in before))
+    return (*before, *teardown)
 
 
 def place_of(hook: HookSpec, plugin: Plugin) -> Place:
     """Where a hook stands: the job's word over the plugin's."""
-    return _PLACES[hook.hooktype or plugin.hook_type]
+    return Place((hook.hooktype or plugin.hook_type).value)
 
 
 def instance_name(job: JobSpec, hook: HookSpec) -> str:
@@ -184,4 +183,14 @@ def _planned(bundle: Bundle, spec: TaskSpec | HookSpec, place: Place, after: tup
         after=after,
         executor=spec.executor or plugin.executor or bundle.executor or DEFAULT_EXECUTOR,
         timeout_s=spec.timeout_s,
+        rule=_rule(spec, place),
+        allow_failure=spec.allow_failure,
+        skip_exit_codes=spec.skip_exit_code,
     )
+
+
+def _rule(spec: TaskSpec | HookSpec, place: Place) -> TriggerRule:
+    if place is Place.TEARDOWN:
+        return TriggerRule.ALL_DONE_SETUP_SUCCESS
+    own = spec.trigger_rule if isinstance(spec, HookSpec) else None
+    return own or TriggerRule.ALL_SUCCESS

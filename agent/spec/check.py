@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from agent.spec.compile import OWN_VARIABLES
 from agent.spec.document import Problems, nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity
-from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec
+from agent.spec.jobspec import HookSpec, HookType, JobSpec, TaskSpec, TriggerRule
 from agent.spec.limits import argument_problem, asset_problems
 from agent.spec.plugin import BUILTIN, CONTAINER, SHELL, Plugin, PluginKind, script_asset
 
@@ -53,6 +53,7 @@ def check_job(
         if hook.name in seen:
             report(f"hooks[{index}].name", f"the hook {hook.name} is given twice; a hook runs once in a job")
         seen.add(hook.name)
+        _check_rule(hook, f"hooks[{index}]", known.get(hook.name), report)
     if cycle := _cycle(job, known):
         report(
             "hooks", f"hooks wait for each other in a circle: {' -> '.join(cycle)}; break it in a plugin's dependson"
@@ -103,6 +104,19 @@ def _check_instance(
     has_script = bool(config.get(SHELL.script_key, "").strip()) or assets is None or script_asset(assets) is not None
     if plugin is SHELL and not has_script:
         report(f"{path}.config", "the plugin shell needs the config SCRIPT or an asset script.sh")
+
+
+def _check_rule(hook: HookSpec, path: str, plugin: Plugin | None, report: _Report) -> None:
+    """Fail and teardown hooks have a rule of their own; so has a teardown in Airflow."""
+    kind = hook.hooktype or (plugin.hook_type if plugin is not None else None)
+    if hook.trigger_rule is None:
+        return
+    if kind is HookType.FAIL:
+        message = "a fail hook runs when something failed; take hooktype post for a hook with another rule"
+        report(f"{path}.trigger_rule", message)
+    elif kind is HookType.TEARDOWN:
+        message = f"a teardown hook has the rule {TriggerRule.ALL_DONE_SETUP_SUCCESS}; take hooktype post for another"
+        report(f"{path}.trigger_rule", message)
 
 
 def _check_config(instance: TaskSpec | HookSpec, path: str, report: _Report) -> None:

@@ -61,17 +61,11 @@ NO_EFFECT_YET: Final = (
     "behavior.max_active_runs",
     "behavior.notify",
     "behavior.overlap",
-    "behavior.retry.rules",
     "behavior.webhook",
     "dependencies",
     "dependencies[].on_failure",
     "dependencies[].trigger_rule",
     "hooks[].alert",
-    "hooks[].allow_failure",
-    "hooks[].hooktype: setup",
-    "hooks[].hooktype: teardown",
-    "hooks[].skip_exit_code",
-    "hooks[].trigger_rule",
     "metadata.airflow.pool",
     "metadata.airflow.queue",
     "metadata.kubernetes",
@@ -81,10 +75,8 @@ NO_EFFECT_YET: Final = (
     "metadata.scheduler.queue",
     "params",
     "task.alert",
-    "task.allow_failure",
-    "task.skip_exit_code",
 )
-"""Keys, and `key: value` pairs, that are read and checked but change nothing until a later version. A version that
+"""Keys that are read and checked but change nothing until a later version. A version that
 makes one work deletes its line."""
 
 # What Optimus knows and prime never acts on.

@@ -38,8 +38,8 @@ E = TypeVar("E", bound=StrEnum)
 class Reading:
     """What all readers of one document share.
 
-    `notes` maps the shape of a path (`hooks[].hooktype`, or `hooks[].hooktype: setup` for one value) to a warning given
-    where it is met. `positions` is filled with the place of every value that was asked for, by its path.
+    `notes` maps the shape of a path (`hooks[].alert`) to a warning given where it is met. `positions` is filled with the
+    place of every value that was asked for, by its path.
     """
 
     problems: Problems = field(default_factory=Problems)
@@ -189,8 +189,6 @@ class Reader:
         if node.text not in words:
             self.problem(key, f"{shorten(node.text)} is not possible here{nearest(node.text, words)}")
             return default
-        if note := self._reading.notes.get(f"{self._shape_of(key)}: {node.text}"):
-            self.problem(key, note, Severity.WARNING)
         return kind(node.text)
 
     def strings(self, key: str) -> tuple[str, ...]:

@@ -245,3 +245,89 @@ async def test_p12_followers_are_bounded_and_let_go_when_the_agent_stops(tmp_pat
                 await response.read()
         assert not len(places)
         assert await agent.refused("GET", path) == (503, "agent_stopped")
+
+
+LOOKS = (
+    "hooks:\n  - name: container\n    executor: mock\n    hooktype: {kind}\n{more}"
+    '    config: {{IMAGE: none, MOCK_EXIT_CODE: "{code}"}}\n'
+)
+
+
+@in_loop
+async def test_a_hook_that_finds_nothing_to_do_skips_the_run(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply(hooks=LOOKS.format(kind="pre", more="    skip_exit_code: [99]\n", code=99))
+        run = await agent.ended((await agent.submit())["id"])
+        assert (run["state"], run["reason"]) == ("skipped", None)
+        assert [(one["name"], one["state"]) for one in run["instances"]] == [
+            ("container-hook", "skipped"),
+            ("container", "skipped"),
+        ]
+        hook = run["instances"][0]
+        assert [(one["state"], one["exit_code"]) for one in hook["attempts"]] == [("skipped", 99)]
+        assert run["instances"][1]["attempts"] == []
+        shown = (await agent.ok("GET", f"/api/v1/runs/{run['id']}/explain"))["explanations"]
+        assert [one["why"] for one in shown] == [
+            "skipped: exit code 99 means that there was nothing to do",
+            "skipped: container-hook was skipped",
+        ]
+        assert await agent.refused("POST", f"/api/v1/runs/{run['id']}/retry") == (409, "nothing_to_retry")
+
+
+@in_loop
+async def test_a_post_hook_with_a_rule_runs_after_a_failure_and_an_allowed_one_fails_nothing(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        more = "    trigger_rule: one_failed\n    allow_failure: true\n"
+        await agent.apply(MOCK_EXIT_CODE="3", hooks=LOOKS.format(kind="post", more=more, code=0))
+        run = await agent.ended((await agent.submit())["id"])
+        assert [(one["name"], one["state"]) for one in run["instances"]] == [
+            ("container", "failed"),
+            ("container-hook", "success"),
+        ]
+        await agent.apply("allowed", hooks=LOOKS.format(kind="post", more="    allow_failure: true\n", code=4))
+        run = await agent.ended((await agent.submit("allowed"))["id"])
+        assert (run["state"], run["instances"][1]["state"]) == ("success", "failed")
+
+
+@in_loop
+async def test_a_retry_runs_again_what_was_skipped_for_a_failure(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        hooks = LOOKS.format(kind="post", more="    trigger_rule: none_skipped\n", code=0)
+        await agent.apply(MOCK_EXIT_CODE="3", hooks=hooks.replace("none_skipped", "all_skipped"))
+        run = await agent.ended((await agent.submit())["id"])
+        assert [one["state"] for one in run["instances"]] == ["failed", "skipped"]
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/retry")
+        run = await agent.ended(run["id"])
+        assert run["audit"][-1]["what"] == "retry container container-hook"
+
+
+@in_loop
+async def test_a_cancelled_run_is_torn_down_and_a_cleared_one_set_up_again(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        plugin = (
+            "name: {0}\nplugintype: hook\nhooktype: pre\nimage: none\npluginversion: v1\nentrypoint: {{script: x}}\n"
+        )
+        for name in ("make", "remove"):
+            sent = {"plugins": [{"path": f"{name}.yaml", "yaml": plugin.format(name)}]}
+            await agent.ok("POST", "/api/v1/projects/p/plugins", sent)
+        hooks = "hooks:\n" + "".join(
+            f"  - {{name: {name}, executor: mock, hooktype: {kind}}}\n"
+            for name, kind in (("make", "setup"), ("remove", "teardown"))
+        )
+        await agent.apply(MOCK_DURATION_MS="gate", hooks=hooks)
+        run = await agent.submit()
+        await agent.running(run["id"])
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel")
+        run = await agent.ended(run["id"])
+        assert run["state"] == "cancelled"
+        states = {one["name"]: one["state"] for one in run["instances"]}
+        assert states == {"make": "success", "container": "cancelled", "remove": "success"}
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/clear", {"instances": ["container"]})
+        await agent.running(run["id"])
+        await agent.ok("POST", f"/api/v1/runs/{run['id']}/cancel", {"teardown": True})
+        run = await agent.ended(run["id"])
+        attempts = {one["name"]: len(one["attempts"]) for one in run["instances"]}
+        assert attempts == {"make": 2, "container": 2, "remove": 1}
+        assert run["audit"][0]["what"] == "cancel"
+        assert run["audit"][1]["what"] == "clear make container remove"
+        assert run["audit"][2]["what"] == "cancel, with its teardown"

@@ -22,6 +22,7 @@ from agent.runtable.model import (
     Reason,
     RetryPolicy,
     Run,
+    TriggerRule,
 )
 from agent.runtable.planner import plan
 from agent.runtable.table import Table, pack_run, unpack_run
@@ -46,14 +47,19 @@ def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[st
     executor = fields.pop("executor", "mock")
     choice = fields.pop("on_agent_lost", OnAgentLost.RERUN)
     labels = fields.pop("labels", {})
+    rule = fields.pop("rule", TriggerRule.ALL_SUCCESS)
+    allow, codes = fields.pop("allow_failure", False), fields.pop("skip_exit_codes", ())
     assert not fields
+    assert isinstance(rule, TriggerRule)
+    assert isinstance(allow, bool)
+    assert isinstance(codes, tuple)
     assert isinstance(retry, RetryPolicy)
     assert timeout_ms is None or isinstance(timeout_ms, int)
     assert isinstance(executor, str)
     assert isinstance(choice, OnAgentLost)
     assert isinstance(labels, dict)
     constraints = tuple(sorted(labels.items()))
-    return InstancePlan(name, kind, name, after, executor, retry, timeout_ms, choice, constraints)
+    return InstancePlan(name, kind, name, after, executor, retry, timeout_ms, choice, constraints, rule, allow, codes)
 
 
 def at_level_2(monkeypatch: pytest.MonkeyPatch, command: type[c.Command]) -> None:
@@ -142,9 +148,9 @@ class Driver:
         known = self.table.rows.agents.get(agent)
         return self.say(c.AgentLost(self.now_ms, agent, epoch or (known.epoch if known is not None else 1)))
 
-    def cancel(self, run_id: str = "r1", *, assume_stopped: bool = False) -> Applied:
+    def cancel(self, run_id: str = "r1", *, assume_stopped: bool = False, teardown: bool = False) -> Applied:
         """An operator cancels a run."""
-        return self.say(c.CancelRun(self.now_ms, run_id, "me", "a1", assume_stopped))
+        return self.say(c.CancelRun(self.now_ms, run_id, "me", "a1", assume_stopped, teardown))
 
     def mark(self, name: str, state: InstanceState, run_id: str = "r1", *, assume_stopped: bool = False) -> Applied:
         """An operator marks an instance."""
@@ -238,11 +244,11 @@ class Driver:
             )
         )
 
-    def go(self, name: str, reason: Reason | None = None, run_id: str = "r1") -> None:
+    def go(self, name: str, reason: Reason | None = None, run_id: str = "r1", *, exit_code: int | None = None) -> None:
         """Assign, start and end the newest attempt of an instance."""
         self.plan()
         self.start(name, run_id)
-        self.end(name, reason, run_id)
+        self.end(name, reason, run_id, exit_code)
 
     def run(self, run_id: str = "r1") -> Run:
         """The run, in the table or finished."""

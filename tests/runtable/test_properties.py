@@ -27,12 +27,16 @@ from agent.runtable.model import (
     Origin,
     Reason,
     RetryPolicy,
+    RetryRule,
+    TriggerRule,
 )
 from agent.runtable.planner import plan
 from agent.runtable.table import Table, unpack_run
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, hook, task
 
-NAMES = ("a", "b", "t", "p", "f", "g")
+NAMES = ("s", "a", "b", "t", "p", "f", "g", "d")
+RULES = st.sampled_from([TriggerRule.ALL_SUCCESS, *TriggerRule])
+CODES = st.sampled_from([(), (), (1, 99)])
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 PICK = st.integers(0, 9)
 CLEAN = st.sampled_from([True, True, False])
@@ -41,23 +45,41 @@ Owned = tuple[str, str, int, str, int]  # run, instance, number, agent, epoch
 
 @st.composite
 def jobs(draw: st.DrawFn) -> tuple[InstancePlan, ...]:
-    """Some pre hooks, a task, some post and fail hooks."""
-    retry = RetryPolicy(draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 60])), draw(st.booleans()), None)
+    """Some setup and pre hooks, a task, some post, fail and teardown hooks."""
+    rules = draw(st.sampled_from([(), (RetryRule(1, False),), (RetryRule(1, True, 7),)]))
+    retry = RetryPolicy(draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 60])), draw(st.booleans()), None, rules)
     timeout_ms = draw(st.sampled_from([None, 1000, HOUR_MS]))
     choice, labels = draw(st.sampled_from(OnAgentLost)), draw(st.sampled_from([{}, {}, {"gpu": "yes"}]))
     plans = []
     if draw(st.booleans()):
-        plans.append(hook("a", InstanceKind.PRE, retry=retry, on_agent_lost=choice))
+        plans.append(hook("a", InstanceKind.PRE, retry=retry, on_agent_lost=choice, skip_exit_codes=draw(CODES)))
         if draw(st.booleans()):
-            plans.append(hook("b", InstanceKind.PRE, draw(st.sampled_from([(), ("a",)]))))
+            plans.append(hook("b", InstanceKind.PRE, draw(st.sampled_from([(), ("a",)])), rule=draw(RULES)))
     before = tuple(one.name for one in plans)
-    plans.append(task("t", before, retry=retry, timeout_ms=timeout_ms, on_agent_lost=choice, labels=labels))
+    allow, codes = draw(st.booleans()), draw(CODES)
+    plans.append(
+        task(
+            "t",
+            before,
+            retry=retry,
+            timeout_ms=timeout_ms,
+            on_agent_lost=choice,
+            labels=labels,
+            allow_failure=allow,
+            skip_exit_codes=codes,
+        )
+    )
     if draw(st.booleans()):
-        plans.append(hook("p", InstanceKind.POST, ("t",)))
+        plans.insert(0, hook("s", InstanceKind.SETUP, retry=retry, skip_exit_codes=draw(CODES)))
+    if draw(st.booleans()):
+        plans.append(hook("p", InstanceKind.POST, ("t",), rule=draw(RULES)))
     if draw(st.booleans()):
         plans.append(hook("f", InstanceKind.FAIL))
         if draw(st.booleans()):
             plans.append(hook("g", InstanceKind.FAIL, ("f",), retry=retry))
+    if draw(st.booleans()):
+        names, down = tuple(one.name for one in plans), TriggerRule.ALL_DONE_SETUP_SUCCESS
+        plans.append(hook("d", InstanceKind.TEARDOWN, names, rule=down, retry=retry, on_agent_lost=choice))
     return tuple(plans)
 
 
@@ -129,9 +151,9 @@ class RunTableMachine(RuleBasedStateMachine):
         started = mine and attempt is not None and attempt.state is AttemptState.RUNNING
         assert driver.say(said).ok is (mine and (ended or not started))
 
-    @rule(run_id=runs, assume=st.booleans())
-    def cancel(self, run_id: str, assume: bool) -> None:
-        self.driver.cancel(run_id, assume_stopped=assume)
+    @rule(run_id=runs, assume=st.booleans(), teardown=st.booleans())
+    def cancel(self, run_id: str, assume: bool, teardown: bool) -> None:
+        self.driver.cancel(run_id, assume_stopped=assume, teardown=teardown)
 
     @rule(run_id=runs, name=st.sampled_from(NAMES), state=st.sampled_from(InstanceState), assume=st.booleans())
     def mark(self, run_id: str, name: str, state: InstanceState, assume: bool) -> None:

@@ -7,6 +7,7 @@ import pytest
 from agent.spec.check import check_job, relocate
 from agent.spec.errors import Position, Problem
 from agent.spec.job import parse_job
+from agent.spec.plugin import parse_plugin
 
 POSITIONS = {
     "task.config.A": Position("n/j/job.yaml", 7, 5),
@@ -57,3 +58,34 @@ def test_an_executor_that_nobody_has_heard_of_is_a_warning_where_it_stands() -> 
     ]
     assert "no executor is called 'proces' here; did you mean 'process'? Known: docker, process" in found[0].message
     assert not check_job(parsed.job, {}, "job.yaml", positions=parsed.positions)  # where they are not known
+
+
+@pytest.mark.parametrize(
+    ("hooktype", "plugin", "message"),
+    [
+        ("fail", "post", "a fail hook runs when something failed; take hooktype post for a hook with another rule"),
+        ("", "fail", "a fail hook runs when something failed; take hooktype post for a hook with another rule"),
+        ("teardown", "post", "a teardown hook has the rule all_done_setup_success; take hooktype post for another"),
+        ("setup", "fail", None),
+        ("", "pre", None),
+    ],
+)
+def test_a_trigger_rule_is_refused_where_the_hook_has_its_own(hooktype: str, plugin: str, message: str | None) -> None:
+    given = f", hooktype: {hooktype}" if hooktype else ""
+    hook = f"hooks:\n  - {{name: mine, trigger_rule: all_done{given}}}\n"
+    parsed = parse_job(EXECUTORS.partition("hooks:")[0] + hook, "job.yaml")
+    text = f"name: mine\nplugintype: hook\nhooktype: {plugin}\nimage: x\npluginversion: v1\nentrypoint: {{script: x}}\n"
+    mine, problems = parse_plugin(text, "plugin.yaml")
+    assert mine is not None, problems
+    assert parsed.job is not None
+    found = check_job(parsed.job, {"mine": mine}, "job.yaml", positions=parsed.positions)
+    wanted = [] if message is None else [("hooks[0].trigger_rule", 9, message)]
+    assert [(one.key, one.line, one.message) for one in found] == wanted
+
+
+def test_a_trigger_rule_of_a_hook_whose_plugin_is_not_known_is_left_alone() -> None:
+    hook = "hooks:\n  - {name: nobodys, trigger_rule: all_done}\n"
+    parsed = parse_job(EXECUTORS.partition("hooks:")[0] + hook, "job.yaml")
+    assert parsed.job is not None
+    found = check_job(parsed.job, {}, "job.yaml", positions=parsed.positions)
+    assert [one.key for one in found] == ["hooks[0].name"]

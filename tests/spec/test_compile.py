@@ -29,7 +29,7 @@ from agent.spec.compile import (
 )
 from agent.spec.errors import PluginError, SpecError
 from agent.spec.job import parse_job
-from agent.spec.jobspec import JobSpec, WindowSpec
+from agent.spec.jobspec import JobSpec, TriggerRule, WindowSpec
 from agent.spec.plugin import BUILTIN, DEFAULT, Plugin, PluginVersion, parse_plugin
 from agent.spec.quantity import cores, size_bytes
 
@@ -363,6 +363,22 @@ def test_instances_come_in_order_with_the_plugins_dependson() -> None:
         ("predator", Place.POST, ("bq2bq",)),
         ("transporter", Place.POST, ("bq2bq", "predator")),
     ]
+
+
+def test_setup_comes_first_and_teardown_after_all_others_with_its_own_rule() -> None:
+    text = (
+        "version: 2\nname: a.b\nowner: me\ntask: {name: bq2bq, allow_failure: true, skip_exit_code: 99}\nhooks:\n"
+        "  - {name: predator, hooktype: teardown}\n  - {name: transporter, trigger_rule: all_done}\n"
+        "  - {name: shell, hooktype: setup, skip_exit_code: [1, 2]}\n"
+    )
+    planned = plan(bundle(text))
+    assert [(one.name, one.place, one.after, one.rule) for one in planned] == [
+        ("shell", Place.SETUP, (), TriggerRule.ALL_SUCCESS),
+        ("bq2bq", Place.TASK, (), TriggerRule.ALL_SUCCESS),
+        ("transporter", Place.POST, ("bq2bq",), TriggerRule.ALL_DONE),
+        ("predator", Place.TEARDOWN, ("shell", "bq2bq", "transporter"), TriggerRule.ALL_DONE_SETUP_SUCCESS),
+    ]
+    assert [(one.allow_failure, one.skip_exit_codes) for one in planned][:2] == [(False, (1, 2)), (True, (99,))]
 
 
 def test_a_hook_named_like_the_task_gets_a_name_of_its_own() -> None:
