@@ -12,6 +12,7 @@ from typing import Final
 from agent.errors import PrimeError
 from agent.folder import PROJECT_FILE, Folder, FolderJob
 from agent.spec import bundle as bundles
+from agent.spec import params
 from agent.spec.bundle import EXECUTOR_KEY, Bundle
 from agent.spec.check import check_job, relocate
 from agent.spec.compile import Compiled, Masked, compile_instance, schedule_of
@@ -19,6 +20,7 @@ from agent.spec.document import nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity, SpecError, has_errors
 from agent.spec.job import JobSpec, ParsedJob, parse_job
 from agent.spec.limits import size_problems
+from agent.spec.params import Value
 from agent.spec.project import project_positions
 from agent.spec.trial import can_be_tried, try_bundle, untold
 
@@ -199,8 +201,8 @@ def _name_of(text: str) -> str:
     return ""
 
 
-def bundle_of(folder: Folder, job: FolderJob, spec: JobSpec) -> Bundle:
-    """What an agent would accept a run with. Raises PluginError."""
+def bundle_of(folder: Folder, job: FolderJob, spec: JobSpec, values: Mapping[str, Value] | None = None) -> Bundle:
+    """What an agent would accept a run with. values: of its parameters; None = their defaults. Raises PluginError."""
     project = folder.project
     assert project is not None
     scope = next((one for one in project.namespaces if one.name == job.namespace), None)
@@ -221,6 +223,7 @@ def bundle_of(folder: Folder, job: FolderJob, spec: JobSpec) -> Bundle:
         preset=preset.window if preset is not None else None,
         assets={path: sha256(data).hexdigest() for path, data in job.file.assets.items()},
         executor=config.get(EXECUTOR_KEY, ""),
+        params=params.defaults(spec.params) if values is None else dict(values),
     )
 
 

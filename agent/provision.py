@@ -114,6 +114,7 @@ class Provisioner:
             "window": {"start": rfc3339(compiled.window.start), "end": rfc3339(compiled.window.end)},
             "envs": compiled.environment,
             "secrets": dict.fromkeys(compiled.secrets, MASK),
+            **({"params": compiled.params} if compiled.params else {}),
             "assets": {path: name_of(data) for path, data in compiled.files.items()},
         }
         data = msgspec.json.encode(manifest, order="deterministic")

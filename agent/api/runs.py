@@ -29,14 +29,13 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRequest:
-    if sent.params:
-        raise Refusal("not_supported", "params: this version has no parameters of runs yet; use config", 422)
     canonical = msgspec.json.encode([request.path, msgspec.to_builtins(sent)], order="sorted")
     return RunRequest(
         scheduled_at=sent.scheduled_at,
         config=sent.config,
         key=_key(request),
         body_hash=hashlib.sha256(canonical).hexdigest(),
+        params=sent.params,
     )
 
 

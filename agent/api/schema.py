@@ -210,7 +210,7 @@ class SecretsView(View, frozen=True):
 
 
 class RunBody(Request, frozen=True):
-    """What a run is asked for with. config overrides values of the task's config."""
+    """What a run is asked for with. config overrides values of the task's config; params: values of the job's own."""
 
     scheduled_at: Moment | None = None
     params: dict[str, Any] = {}
@@ -399,6 +399,7 @@ class AssetsView(View, frozen=True):
     envs: Config
     secrets: Config
     assets: dict[str, str | None]
+    params: dict[str, Any] = {}
 
 
 class AssetsAnswer(View, frozen=True):

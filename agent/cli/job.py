@@ -48,6 +48,11 @@ STDIN: Final = Path("-")
 PAIR: Final = re.compile(r",(?=\s*[A-Za-z_][A-Za-z0-9_.\-]*=)")  # a comma before the next NAME=
 
 
+param_option = click.option(
+    "--param", multiple=True, help="A value of one of the job's parameters; may be repeated.", metavar="NAME=VALUE"
+)
+
+
 @click.group(cls=LazyGroup)
 def job() -> None:
     """Check, apply and run jobs."""
@@ -58,6 +63,7 @@ def job() -> None:
 @click.option("--at", help="The time the run stands for (RFC 3339); now if left out.", metavar="TIME")
 @click.option("--request-id", help="The same id and request always get the same run.", metavar="ID")
 @click.option("--config", multiple=True, help="Override values of the task's config.", metavar="K=V[,K=V...]")
+@param_option
 @click.option(
     "-f",
     "--file",
@@ -76,6 +82,7 @@ def run(
     at: str | None,
     request_id: str | None,
     config: tuple[str, ...],
+    param: tuple[str, ...],
     file: Path | None,
     namespace: str | None,
     wait: bool,  # noqa: FBT001  click gives flags so
@@ -88,7 +95,7 @@ def run(
 
     if (name is None) == (file is None):
         fail("name a job, or a spec with --file: one of the two", USAGE)
-    body: dict[str, Any] = {"config": _pairs(config)}
+    body: dict[str, Any] = {"config": _pairs(config), "params": _params(param)}
     if at is not None:
         body["scheduled_at"] = moment(at, "--at")
     if file is not None:
@@ -175,6 +182,19 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
         if not equals or not key.strip():
             fail(f"--config {text!r}: KEY=VALUE is expected", USAGE)
         pairs[key.strip()] = value
+    return pairs
+
+
+def _params(texts: tuple[str, ...]) -> dict[str, str]:
+    """Each text is one NAME=VALUE, whatever commas it has."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            fail(f"--param {text!r}: NAME=VALUE is expected", USAGE)
+        if name.strip() in pairs:
+            fail(f"--param {name.strip()} is given twice", USAGE)
+        pairs[name.strip()] = value
     return pairs
 
 
@@ -284,17 +304,22 @@ def validate(where: Path, form: str) -> None:
 @click.argument("name", shell_complete=folder_jobs)
 @click.option("--at", required=True, help="The scheduled time (RFC 3339).", metavar="TIME")
 @click.option("--instance", help="A hook's name; the task if left out.")
+@param_option
 @format_option
-def compile_(name: str, at: str, instance: str | None, form: str) -> None:
+def compile_(name: str, at: str, instance: str | None, param: tuple[str, ...], form: str) -> None:
     """Show what a job's task would find at a scheduled time. Needs no agent; secrets show as ***."""
     from agent import offline
+    from agent.spec import params
     from agent.spec.bundle import instance_name, spec_of
     from agent.spec.compile import MASK, rfc3339
     from agent.spec.document import nearest
 
     moment = read_moment(at, "--at")
     folder, found, spec = _find(name)
-    bundle = _tried(folder, lambda: offline.bundle_of(folder, found, spec))
+    given, wrong = params.values(spec.params, _params(param))
+    if wrong:
+        fail("; ".join(f"params.{one}: {message}" for one, message in wrong.items()), USAGE)
+    bundle = _tried(folder, lambda: offline.bundle_of(folder, found, spec, given))
     if instance is not None:
         try:
             spec_of(spec, instance)

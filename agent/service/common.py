@@ -62,13 +62,17 @@ class JobFile:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a run is asked for with. key: the client's Idempotency-Key, "" = none. config: overrides the task's."""
+    """What a run is asked for with. key: the client's Idempotency-Key, "" = none. config: overrides the task's.
+
+    params: of JSON, as they were given.
+    """
 
     scheduled_at: datetime | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     body_hash: str = ""
     origin: Origin = Origin.MANUAL
+    params: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

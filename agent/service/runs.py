@@ -29,11 +29,13 @@ from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, Ru
 from agent.service.queries import Queries
 from agent.service.trials import Scope, asked_keys, invalid, scope_of, with_config
 from agent.spec import bundle as bundles
-from agent.spec import duration
+from agent.spec import duration, params
 from agent.spec.bundle import Bundle, Planned
 from agent.spec.check import own_variable
 from agent.spec.compile import OWN_VARIABLES
+from agent.spec.errors import Problem
 from agent.spec.jobspec import RetryAction, RetrySpec
+from agent.spec.params import Value
 from agent.spec.trial import Trial
 from agent.store.errors import BlobMissing
 
@@ -82,7 +84,7 @@ class Runs:
         scheduled_at = request.scheduled_at or datetime.fromtimestamp(now_ms // 1000, UTC)
         scope = scope_of(context, project, namespace, self._catalog.plugins(project))
         blob = with_config(blob, request.config)
-        bundle = scope.bundle(blob)
+        bundle = replace(scope.bundle(blob), params=_params(blob, request))
         planned = (await self._check(scope, bundle, blob, request, scheduled_at)).planned
         (digest,) = await context.store([bundles.encode(bundle)], also=bundle.assets.values())
         behavior = bundle.job.behavior
@@ -264,6 +266,16 @@ def _check_request(request: RunRequest) -> None:
             raise Refusal("invalid", f"{key!r} is no name for a config value", 422)
     if request.scheduled_at is not None and not 0 <= request.scheduled_at.timestamp() < 2**38:
         raise Refusal("invalid", "scheduled_at is not within the years 1970 to 9999", 422)
+
+
+def _params(blob: JobBlob, request: RunRequest) -> dict[str, Value]:
+    """The values of all the job's parameters. Raises Refusal("params_invalid"), which tells every one that is wrong."""
+    made, wrong = params.values(blob.job.params, request.params)
+    if wrong:
+        problems = [Problem("", 0, 0, f"params.{name}", message) for name, message in wrong.items()]
+        told = "; ".join(f"{one.key}: {one.message}" for one in problems)
+        raise Refusal("params_invalid", told, 422, problems=problems)
+    return made
 
 
 def _plan(scope: Scope, bundle: Bundle, planned: Planned) -> InstancePlan:

@@ -11,6 +11,7 @@ from agent.provision import sealed_secrets
 from agent.runtable.model import Namespace, Project
 from agent.service.common import Context, JobBlob
 from agent.spec import bundle as bundles
+from agent.spec import params
 from agent.spec.bundle import EXECUTOR_KEY, Bundle, Planned
 from agent.spec.check import relocate
 from agent.spec.compile import Masked
@@ -54,6 +55,7 @@ class Scope:
             preset=WindowSpec(**preset) if preset is not None else None,
             assets=blob.assets,
             executor=self.executor,
+            params=params.defaults(blob.job.params),
         )
 
     def executor_of(self, planned: Planned) -> str:

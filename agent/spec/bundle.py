@@ -14,6 +14,7 @@ import msgspec
 
 from agent.spec.errors import PluginError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, TriggerRule, WindowSpec
+from agent.spec.params import Value
 from agent.spec.plugin import BUILTIN, Plugin
 
 DEFAULT_EXECUTOR: Final = "docker"
@@ -50,7 +51,7 @@ class Bundle:
 
     plugins: those the job names, by name.  variables: what `.GLOBAL__X` gives, see `variables_of`.
     preset: the window of the preset that the job names.  assets: {path: hash of the blob}.
-    executor: the project's default, "" = prime's.
+    executor: the project's default, "" = prime's.  params: those that have a value; for a run that is all of them.
     """
 
     job: JobSpec
@@ -61,6 +62,7 @@ class Bundle:
     preset: WindowSpec | None = None
     assets: dict[str, str] = field(default_factory=dict)
     executor: str = ""
+    params: dict[str, Value] = field(default_factory=dict)
 
 
 _encoder: Final = msgspec.json.Encoder(order="deterministic")

@@ -54,6 +54,10 @@ def check_job(
             report(f"hooks[{index}].name", f"the hook {hook.name} is given twice; a hook runs once in a job")
         seen.add(hook.name)
         _check_rule(hook, f"hooks[{index}]", known.get(hook.name), report)
+    for name, declared in job.params.items() if job.schedule.interval else ():
+        if declared.default is None:
+            message = "has no default: a run that the schedule asks for would have no value"
+            report(f"params.{name}", message, Severity.WARNING)
     if cycle := _cycle(job, known):
         report(
             "hooks", f"hooks wait for each other in a circle: {' -> '.join(cycle)}; break it in a plugin's dependson"

@@ -18,6 +18,7 @@ from agent.spec.bundle import Bundle, spec_of
 from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, WindowSpec
 from agent.spec.limits import ENVIRONMENT_BYTES_MAX, argument_problem, asset_problems
+from agent.spec.params import Value
 from agent.spec.template import TemplateError, render
 from agent.spec.template.reads import paths_read
 from agent.spec.window import Interval
@@ -95,7 +96,7 @@ class Compiled:
 
     environment: config values without secrets, and the system's variables; secrets: config values made with one. Those
     that the worker sets for each attempt (`instance_environment`, OWN_VARIABLES) are in neither.
-    files: {path below in/: bytes}.
+    files: {path below in/: bytes}.  params: what the run was given.
     """
 
     instance: str
@@ -103,6 +104,7 @@ class Compiled:
     environment: dict[str, str]
     secrets: dict[str, str] = field(repr=False)
     files: dict[str, bytes] = field(repr=False)
+    params: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +170,8 @@ def compile_instance(
     made = render_instance(
         bundle, name, scheduled_at=scheduled_at, started_at=started_at, secrets=secrets, assets=assets
     )
-    if made.problems or made.missing:
-        raise SpecError([*made.problems, *made.missing])
+    if made.problems or made.missing or made.unjudged:
+        raise SpecError([*made.problems, *made.missing, *made.unjudged])
     return made.compiled
 
 
@@ -178,12 +180,13 @@ class Rendering:
     """An instance, whatever is wrong with it.
 
     compiled: with "" for what cannot be compiled.  problems: all but these: missing, the places that read a secret
-    which does not exist.
+    which does not exist.  unjudged: what may be for want of a parameter's value, which only a run has.
     """
 
     compiled: Compiled
     problems: tuple[Problem, ...]
     missing: tuple[Problem, ...]
+    unjudged: tuple[Problem, ...]
 
 
 def render_instance(
@@ -198,7 +201,7 @@ def render_instance(
     """As `compile_instance`, for who wants all that is wrong. Raises SpecError for a window that has no interval."""
     compiler = _Compiler(bundle, scheduled_at, started_at, secrets)
     compiled = compiler.compile(spec_of(bundle.job, name), name, assets)
-    return Rendering(compiled, tuple(compiler.problems), tuple(compiler.missing))
+    return Rendering(compiled, tuple(compiler.problems), tuple(compiler.missing), tuple(compiler.unjudged))
 
 
 def spec_file(job: JobSpec) -> str:
@@ -224,12 +227,15 @@ class _Compiler:
         self.problems: list[Problem] = []
         self.missing: list[Problem] = []
         self.secrets = _Secrets(secrets)
+        self.open_params = bundle.job.params.keys() - bundle.params.keys()
+        self.unjudged: list[Problem] = []
         self.defaults: Collection[str] = ()  # the assets that are the plugin's own
         try:
             self.interval = interval_of(bundle, self.scheduled_at)
         except ValueError as error:
             raise SpecError([Problem(spec_file(self.job), *_START, "task.window", str(error))]) from error
         self.context: dict[str, object] = {
+            "params": bundle.params,
             "proj": bundle.variables,
             "secret": self.secrets,
             **{f"GLOBAL__{key}": value for key, value in bundle.variables.items()},
@@ -250,7 +256,12 @@ class _Compiler:
         secret = {key: value for key, value in given.items() if key in hidden}
         environment = {key: value for key, value in given.items() if key not in hidden}
         return Compiled(
-            instance=name, window=self.interval, environment=environment | system, secrets=secret, files=files
+            instance=name,
+            window=self.interval,
+            environment=environment | system,
+            secrets=secret,
+            files=files,
+            params=self.bundle.params,
         )
 
     def _check_environment(self, config: Mapping[str, str], system: Mapping[str, str], path: str) -> None:
@@ -325,12 +336,21 @@ class _Compiler:
             except TemplateError as error:
                 # A line of a value is none of the spec's file: where the value stands is for `check.relocate` to say.
                 place = (file, error.line, error.column + 1) if file else (spec_file(self.job), *_START)
+                if self._reads_open_param(text, partials or {}):
+                    self.unjudged.append(Problem(*place, (error.key or "") if file else key, str(error)))
+                    return ""
                 secret = self.secrets.missed()
                 if secret is None or secret != error.key:
                     self.problems.append(Problem(*place, (error.key or "") if file else key, str(error)))
                     return ""
                 self.missing.append(Problem(*place, f"secret.{secret}" if file else key, missing_secret(secret)))
                 self.secrets.assumed.add(secret)  # what else is wrong with the text is told as well
+
+    def _reads_open_param(self, text: str, partials: Mapping[str, str]) -> bool:
+        """Whether an error may be for want of a parameter's value: what only a run will say cannot be judged before."""
+        texts = (text, *partials.values()) if self.open_params else ()
+        paths = (path for one in texts for path in paths_read(one))
+        return any(path[0] == "params" and (len(path) < 2 or path[1] in self.open_params) for path in paths)
 
     def _files(self, assets: Mapping[str, bytes], task_config: Mapping[str, str]) -> dict[str, bytes]:
         defaults = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Final
 
-from agent.spec import cron
+from agent.spec import cron, params
 from agent.spec.document import Problems, compose, shorten
 from agent.spec.dump import dump_job
 from agent.spec.errors import Position, Problem
@@ -73,7 +73,6 @@ NO_EFFECT_YET: Final = (
     "metadata.scheduler.pool_slots",
     "metadata.scheduler.priority_weight",
     "metadata.scheduler.queue",
-    "params",
     "task.alert",
 )
 """Keys that are read and checked but change nothing until a later version. A version that
@@ -111,11 +110,6 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # The quantities of Kubernetes that make sense here: no negative ones, no exponents.
 _CPU = re.compile(r"[0-9]+(\.[0-9]+)?m?")
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?(k|[MGTPE]|[KMGTPE]i)?")
-_NUMBERS = {
-    ParamType.INTEGER: re.compile(r"[+-]?[0-9]+"),
-    ParamType.NUMBER: re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"),
-    ParamType.BOOLEAN: re.compile(r"true|false"),
-}
 _RETRIES_MAX = 10_000
 
 
@@ -400,15 +394,18 @@ def _toleration(reader: Reader) -> TolerationSpec:
 
 
 def _params(job: Reader) -> dict[str, ParamSpec]:
-    params = {}
+    declared = {}
     for name, reader in job.named("params"):
         if not _PARAM_NAME.fullmatch(name):
             message = f"{shorten(name)} cannot be a parameter's name: letters, digits and '_', beginning with no digit"
             reader.problem("", message)
         kind = reader.choice("type", ParamType, ParamType.STRING)
         default = reader.string("default", None)
-        if default is not None and kind in _NUMBERS and not _NUMBERS[kind].fullmatch(default):
-            reader.problem("default", f"{shorten(default)} is not of the type {kind}")
-        params[name] = ParamSpec(type=kind, default=default, description=reader.string("description", ""))
+        if default is not None:
+            try:
+                params.read(kind, default)
+            except ValueError as error:
+                reader.problem("default", str(error))
+        declared[name] = ParamSpec(type=kind, default=default, description=reader.string("description", ""))
         reader.close()
-    return params
+    return declared

@@ -38,8 +38,8 @@ E = TypeVar("E", bound=StrEnum)
 class Reading:
     """What all readers of one document share.
 
-    `notes` maps the shape of a path (`hooks[].alert`) to a warning given where it is met. `positions` is filled with the
-    place of every value that was asked for, by its path.
+    `notes` maps the shape of a path (`hooks[].alert`) to a warning given where it is met. `positions` is filled with
+    the place of every value that was asked for, by its path.
     """
 
     problems: Problems = field(default_factory=Problems)

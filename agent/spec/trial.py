@@ -51,7 +51,7 @@ def try_bundle(
             made = render_instance(bundle, one.name, scheduled_at=at, started_at=at, secrets=secrets, assets=assets)
             problems += made.problems
             missing += made.missing
-            if executor is not None and not made.problems:
+            if executor is not None and not made.problems and not made.unjudged:
                 launch(bundle, one.name, {**made.compiled.environment, **made.compiled.secrets}, executor(one))
         except SpecError as error:
             problems += error.problems

@@ -120,7 +120,7 @@ async def test_p11_what_cannot_be_asked_for_says_why(tmp_path: Path) -> None:
         for query in ("limit=0", "limit=x", "since=yesterday", "cursor=", "nonsense=1", "limit=1&limit=2"):
             assert await agent.refused("GET", f"/api/v1/runs?{query}") == (400, "invalid"), query
         assert await agent.refused("GET", "/api/v1/runs?cursor=zzz") == (422, "invalid")
-        assert await agent.refused("POST", RUNS, {"params": {"A": 1}}) == (422, "not_supported")
+        assert await agent.refused("POST", RUNS, {"params": {"A": 1}}) == (422, "params_invalid")
         assert await agent.refused("POST", RUNS, {"config": {"no name": ""}}) == (422, "invalid")
         assert await agent.refused("POST", RUNS, {"scheduled_at": "2022-07-05"}) == (400, "invalid")
         assert await agent.refused("POST", RUNS, {"sheduled_at": None}) == (400, "invalid")
@@ -331,3 +331,52 @@ async def test_a_cancelled_run_is_torn_down_and_a_cleared_one_set_up_again(tmp_p
         assert run["audit"][0]["what"] == "cancel"
         assert run["audit"][1]["what"] == "clear make container remove"
         assert run["audit"][2]["what"] == "cancel, with its teardown"
+
+
+PARAMS = (
+    "params:\n  day: {default: monday}\n  count: {type: integer}\n  share: {type: number, default: 0.5}\n"
+    "  dry: {type: boolean, default: false}\n"
+)
+READS = "{{ .params.day }}/{{ .params.count }}/{{ .params.share }}/{{ if .params.dry }}dry{{ else }}wet{{ end }}"
+
+
+@in_loop
+async def test_a_run_has_the_params_it_is_given_and_the_defaults_of_the_others(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply(SEEN=READS, hooks=PARAMS)
+        for given, seen in (
+            ({"count": 7}, "monday/7/0.5/wet"),
+            ({"count": "8", "day": "a,b=c", "share": 2, "dry": True}, "a,b=c/8/2/dry"),
+            ({"count": "-1", "share": "1e3", "dry": "true"}, "monday/-1/1000/dry"),
+        ):
+            run = await agent.ended((await agent.submit(sent={"params": given}))["id"])
+            (shown,) = (await agent.ok("GET", f"/api/v1/runs/{run['id']}/assets"))["assets"]
+            assert shown["envs"]["SEEN"] == seen
+            assert shown["params"]["count"] == int(str(given["count"]))
+
+
+@in_loop
+async def test_params_that_do_not_fit_are_refused_all_at_once_p11(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply(SEEN=READS, hooks=PARAMS)
+        status, problem = await agent.call("POST", RUNS, {"params": {"daj": "x", "share": "half", "dry": 1}})
+        assert (status, problem["code"]) == (422, "params_invalid")
+        assert [(one["key"], one["message"]) for one in problem["problems"]] == [
+            ("params.daj", "the job has no such parameter; did you mean 'day'? Known: count, day, dry, share"),
+            ("params.share", "a number is expected, not 'half'"),
+            ("params.dry", "true or false is expected, not 1"),
+            ("params.count", "a whole number is required: the job gives no default"),
+        ]
+        assert await agent.refused("POST", RUNS) == (422, "params_invalid")
+
+
+@in_loop
+async def test_a_repeated_request_with_other_params_is_another_request_p2(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await agent.apply(SEEN=READS, hooks=PARAMS)
+        first = await agent.submit(sent={"params": {"count": 1}}, **{"Idempotency-Key": "k"})
+        again = await agent.submit(sent={"params": {"count": 1}}, **{"Idempotency-Key": "k"})
+        assert first["id"] == again["id"]
+        headers = {"Idempotency-Key": "k"}
+        status, problem = await agent.call("POST", RUNS, {"params": {"count": 2}}, headers=headers)
+        assert (status, problem["code"]) == (422, "idempotency_conflict")

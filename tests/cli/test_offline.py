@@ -52,6 +52,22 @@ def test_compile_as_a_table_never_shows_a_secret() -> None:
     assert "insert into toy://toy/orders_7" in done.out
 
 
+def test_compile_takes_params_and_says_which_are_wrong(tmp_path: Path) -> None:
+    shop = shutil.copytree(SHOP, tmp_path / "shop")
+    spec = JOB.format(name="asked").replace("SCRIPT: echo", "SCRIPT: '{{ .params.day }}'") + "params: {day: {}}\n"
+    (shop / "jobs/ops/asked").mkdir()
+    (shop / "jobs/ops/asked/job.yaml").write_text(spec)
+    assert prime("job", "validate", folder=shop).code == 0
+    words = ("job", "compile", "asked", "--at", AT, "-o", "json")
+    assert prime(*words, "--param", "day=monday", folder=shop).json()["envs"]["SCRIPT"] == "monday"
+    wrong = prime(*words, "--param", "dya=monday", folder=shop)
+    assert (wrong.code, "did you mean 'day'" in wrong.err, "params.day: a text is required" in wrong.err) == (
+        2,
+        True,
+        True,
+    )
+
+
 def test_compile_says_null_of_an_asset_that_is_no_text(tmp_path: Path) -> None:
     shop = shutil.copytree(SHOP, tmp_path / "shop")
     (shop / "jobs/ops/clean/assets").mkdir()

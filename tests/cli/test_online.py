@@ -17,7 +17,7 @@ import pytest
 from agent.cli.follow import wait_for_run
 from agent.client import Client
 from tests.cli.project import SHELL, Prime, shell_job
-from tests.cli.terminal import NOBODY, SHOP, prime
+from tests.cli.terminal import NOBODY, SHOP, Answer, prime
 from tests.e2e.agents import PROGRAM, AgentProcess
 
 pytestmark = pytest.mark.e2e
@@ -300,6 +300,35 @@ def test_a_spec_that_was_never_applied_is_run_from_its_file(
     assert (wrong.code, "wrong.yaml:1:1: error: version" in wrong.err) == (4, True)
     (tmp_path / "wrong.yaml").write_bytes(b"\xff")
     assert prime("job", "run", "-f", "wrong.yaml", "--host", agent.url, folder=tmp_path).code == 2
+
+
+def test_params_are_given_one_by_one_and_a_run_with_nothing_to_do_went_well(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    script = "echo {{ .params.word }}; exit {{ .params.code }}"
+    task = SHELL.format(name="asked", script=script).replace("task: {", "task: {skip_exit_code: 99, ")
+    spec = task + "params: {word: {}, code: {type: integer}}\n"
+    (tmp_path / "asked.yaml").write_text(spec)
+
+    def ask(*words: str) -> Answer:
+        return prime("job", "run", "-f", "asked.yaml", "--host", agent.url, *words, folder=tmp_path)
+
+    done = ask("--param", "word=a,b=c", "--param", "code=0", "--wait", "-o", "json")
+    run_id = done.json()["run"]["id"]
+    assert prime("run", "logs", run_id, "--host", agent.url).out == "a,b=c\n"
+    (shown,) = prime("run", "assets", run_id, "-o", "json", "--host", agent.url).json()["assets"]
+    assert shown["params"] == {"word": "a,b=c", "code": 0}
+    skipped = ask("--param", "word=x", "--param", "code=99", "--wait", "-o", "json")
+    assert (skipped.code, skipped.json()["run"]["state"]) == (0, "skipped")
+    refused = ask("--param", "wrod=x", "--param", "code=no")
+    assert refused.code == 4
+    for words in ("did you mean 'word'?", "a whole number is expected, not 'no'", "params.word: a text is required"):
+        assert words in refused.err
+    for wrong, words in (
+        (("--param", "word"), "NAME=VALUE is expected"),
+        (("--param", "word=a", "--param", "word=b"), "--param word is given twice"),
+    ):
+        assert (ask(*wrong).code, words in ask(*wrong).err) == (2, True)
 
 
 # -- the way to an agent -----------------------------------------------------------------------------------------------

@@ -89,3 +89,12 @@ def test_a_trigger_rule_of_a_hook_whose_plugin_is_not_known_is_left_alone() -> N
     assert parsed.job is not None
     found = check_job(parsed.job, {}, "job.yaml", positions=parsed.positions)
     assert [one.key for one in found] == ["hooks[0].name"]
+
+
+def test_a_param_without_default_is_told_of_where_there_is_a_schedule() -> None:
+    text = EXECUTORS.partition("hooks:")[0] + "params: {day: {}, n: {default: x}}\n"
+    for schedule, wanted in (("", []), ("schedule: {start_date: 2026-01-01, interval: '@daily'}\n", ["params.day"])):
+        parsed = parse_job(text + schedule, "job.yaml")
+        assert parsed.job is not None
+        found = check_job(parsed.job, {}, "job.yaml", positions=parsed.positions)
+        assert [one.key for one in found] == wanted

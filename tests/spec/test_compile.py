@@ -32,6 +32,7 @@ from agent.spec.job import parse_job
 from agent.spec.jobspec import JobSpec, TriggerRule, WindowSpec
 from agent.spec.plugin import BUILTIN, DEFAULT, Plugin, PluginVersion, parse_plugin
 from agent.spec.quantity import cores, size_bytes
+from agent.spec.trial import try_bundle
 
 AT = datetime(2022, 7, 5, 2, 10, 10, tzinfo=UTC)
 STARTED = datetime(2022, 7, 6, 1, 2, 3, tzinfo=UTC)
@@ -572,3 +573,35 @@ def test_config_and_variables_of_project_and_namespace_are_one_and_the_nearest_w
         "c": "project variable",
         "d": "namespace variable",
     }
+
+
+WITH_PARAMS = """version: 2
+name: a.b
+owner: me
+task: {name: shell, config: {SCRIPT: '{{ .params.word }} {{ .params.n }}'}}
+params: {word: {}, n: {type: integer, default: 3}}
+"""
+
+
+def test_a_text_that_needs_a_param_without_a_value_is_judged_when_there_is_one() -> None:
+    made = replace(bundle(WITH_PARAMS), params={"n": 3})
+    tried = try_bundle(made, at=AT, secrets=Masked(), assets={}, executor=lambda planned: planned.executor)
+    assert tried.problems == ()
+    with pytest.raises(SpecError, match="word"):
+        compile_instance(made, "shell", scheduled_at=AT, started_at=AT, secrets=Masked(), assets={})
+    made = replace(made, params={"n": 3, "word": "w"})
+    compiled = compile_instance(made, "shell", scheduled_at=AT, started_at=AT, secrets=Masked(), assets={})
+    assert (compiled.environment["SCRIPT"], compiled.params) == ("w 3", {"n": 3, "word": "w"})
+
+
+def test_what_is_wrong_with_a_text_that_needs_no_open_param_is_told() -> None:
+    text = WITH_PARAMS.replace("{{ .params.word }} {{ .params.n }}", "{{ .params.m }} {{ .params.n }}")
+    made = replace(bundle(text), params={"n": 3})
+    tried = try_bundle(made, at=AT, secrets=Masked(), assets={}, executor=None)
+    assert [one.key for one in tried.problems] == ["task.config.SCRIPT"]
+
+
+def test_an_asset_that_includes_what_needs_an_open_param_waits_for_it_too() -> None:
+    made = replace(bundle(WITH_PARAMS), params={})
+    assets = {"a.sql": b'{{ template "p.tmpl" . }}', "p.tmpl": b"{{ .params.word }}"}
+    assert try_bundle(made, at=AT, secrets=Masked(), assets=assets, executor=None).problems == ()
