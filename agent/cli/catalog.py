@@ -161,6 +161,7 @@ def set_secret(
 ) -> None:
     """Set a secret. The value comes from a prompt, from stdin or --file: never from an argument others can see."""
     from agent.client import path
+    from agent.spec.document import nearest
 
     if typed:
         command = f"{click.get_current_context().command_path} {name}"
@@ -176,6 +177,7 @@ def set_secret(
     known = {one["name"] for one in client.get(path("projects"))["projects"]}
     if project not in known:
         client.put(path("projects", project), {})
+        output.note(f"note: there was no project {project!r}, it is made by this{nearest(project, known)}")
     client.put(path("projects", project, "secrets", name), body)
     click.echo(f"set {name} in {project}{'/' + namespace if namespace else ''}")
 

@@ -113,6 +113,14 @@ def test_a_secret_comes_from_stdin_or_a_file_and_is_never_shown(ask: Prime, tmp_
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_secret_of_a_project_that_is_not_there_says_that_it_makes_it(ask: Prime) -> None:
+    assert ask("secret", "set", "TOKEN", "-p", "shopping", stdin="x").code == 0
+    made = ask("secret", "set", "TOKEN", "-p", "shoping", stdin="x")
+    assert (made.code, made.out) == (0, "set TOKEN in shoping\n")
+    assert "there was no project 'shoping', it is made by this; did you mean 'shopping'?" in made.err
+    assert "no project" not in ask("secret", "set", "OTHER", "-p", "shoping", stdin="x").err
+
+
 def test_a_run_from_asking_for_it_to_its_record(applied: Prime) -> None:
     done = applied("job", "run", "greet", "--at", "2026-03-02T02:00:00Z", "--wait", "-o", "json")
     assert done.code == 0, done.err
