@@ -17,15 +17,19 @@ import pytest
 from executors import fence, proc
 from executors.fence_state import FILE
 from tests.e2e.agents import AgentProcess
+from tests.e2e.chaos.site import engines, parent
 from tests.e2e.cluster import Cluster, Member, cluster, submit, until, wait_final
 from tests.e2e.conftest import Start
 
 TERMS = {"ttl": 4, "stop": 1, "kill": 2, "rho": 0.01}
 SCRIPT = """
 trap '' TERM
-while [ ! -e {gate} ]; do read -r now _ < /proc/uptime; echo "$PRIME_ATTEMPT $now" >> {evidence}; sleep 0.05; done
-echo end >> {evidence}
-"""
+(
+  while [ ! -e {gate} ]; do read -r now _ < /proc/uptime; echo "$PRIME_ATTEMPT $now" >> {evidence}; sleep 0.05; done
+  echo end >> {evidence}
+) &
+wait
+"""  # a grandchild does the work: one that no death signal of its parent's reaches
 
 
 class Work:
@@ -94,7 +98,24 @@ def watchdog_of(agent: AgentProcess, *, but: int = 0) -> int:
     return until(found, "a watchdog")
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+def wait_works_on(work: Work) -> None:
+    """The first attempt is left alone, and works: else there would be nothing for the watchdog to end."""
+    ran_until_s = work.spans()[1][1]
+    until(lambda: work.spans()[1][1] > ran_until_s, "it works on", timeout_s=2)
+
+
+def kill_with_engine(victim: AgentProcess) -> None:
+    """SIGKILL to the agent and, at once, to all between it and its work: only the watchdog is left."""
+    server = [pid for pid in engines() if parent(pid) == victim.pid]
+    supervisors = [pid for pid in engines() if parent(pid) in server]
+    assert server
+    assert supervisors
+    for pid in (victim.pid, *server, *supervisors):
+        os.kill(pid, signal.SIGKILL)
+    assert victim.wait_exit() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["killed", "killed with its engine", "stopped"])
 def test_the_work_of_an_agent_that_is_gone_ends_before_another_begins_it(
     three: Cluster, tmp_path: Path, how: str
 ) -> None:
@@ -102,6 +123,9 @@ def test_the_work_of_an_agent_that_is_gone_ends_before_another_begins_it(
     run_id, victim = start_work(three, work)
     if how == "killed":
         victim.kill()
+    elif how == "killed with its engine":
+        kill_with_engine(victim)
+        wait_works_on(work)
     else:
         os.kill(victim.pid, signal.SIGSTOP)
         assert victim.wait_exit() == -signal.SIGKILL  # by its watchdog: it could go on where it was

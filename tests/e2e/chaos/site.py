@@ -39,6 +39,18 @@ def parent(pid: int) -> int:
         return 0
 
 
+def engines() -> list[int]:
+    """The processes that local work is started by, of any agent on this machine, and the supervisors they have made."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_engine(entry)]
+
+
+def _is_engine(process: Path) -> bool:
+    try:
+        return b"supervisor.py\0--server" in (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended
+
+
 class Site(AgentProcess):
     """One agent of the cluster. It can be started again after whatever has happened to it."""
 
@@ -108,8 +120,8 @@ class Site(AgentProcess):
 
         Its supervisors, which go by the same name, and their work go on.
         """
-        for pid in self._everything():
-            if self._is_engine(pid) and self.runs and parent(pid) == self.pid:
+        for pid in engines():
+            if self.runs and parent(pid) == self.pid:
                 self._hung.append(pid)
                 os.kill(pid, signal.SIGSTOP)
 
@@ -117,15 +129,8 @@ class Site(AgentProcess):
         """It goes on, and carries out what still stands."""
         while self._hung:
             pid = self._hung.pop()
-            if self._is_engine(pid):
+            if pid in engines():
                 os.kill(pid, signal.SIGCONT)
-
-    @staticmethod
-    def _is_engine(pid: int) -> bool:
-        try:
-            return b"supervisor.py\0--server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            return False  # it has ended
 
     def lose_power(self) -> None:
         """SIGKILL to all that runs on its host: agent, watchdog, work. What it has written stays."""
