@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,16 +24,21 @@ T = TypeVar("T")
 WAIT_S: Final = 90.0  # for what takes a second or ten on a machine that has nothing else to do
 POLL_S: Final = 0.05
 ASK_S: Final = 5.0
+PORTS: Final = range(12_000, 32_000)  # below those that Linux gives to connections
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on. They are let go together, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
+    """Ports of the loopback address that nobody listens on. They are let go together, so that they differ.
+
+    None of those that the system gives to connections: one of these could take the port of an agent that is away.
+    """
+    with ExitStack() as held:
+        sockets: list[socket.socket] = []
+        while len(sockets) < count:
+            with suppress(OSError):  # somebody listens there
+                port = PORTS.start + secrets.randbelow(len(PORTS))
+                sockets.append(held.enter_context(socket.create_server(("127.0.0.1", port))))
         return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_S) -> T:
