@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 AGAIN_S: Final = 0.05  # between looks at what is being ended
 CONTAINER_AGAIN_S: Final = 0.2
+SILENT_MAX_S: Final = 2.0  # the same where the engine does not answer: it may be gone for good, and the work with it
 QUIET: Final = 2  # looks that must find nothing: one may miss a process that forks and ends while it looks
 LOOK_S: Final = 1.0  # between looks at a container that has ended, whose start may still be under way
 KINDS: Final = ("process", "docker", "agent")
@@ -146,11 +147,13 @@ class Ends:
 
         engine, name = _engine(guard.end), str(guard.end["name"])
         asked = killed = False
+        silent_s = CONTAINER_AGAIN_S
         while self._is_wanted(guard.name):
             kill = boottime_s() >= kill_at_s
             wait_s = CONTAINER_AGAIN_S
             try:
                 state = engine.look(name)
+                silent_s = CONTAINER_AGAIN_S
                 if not state.runs:
                     if state.status == "created":
                         engine.discard(name)
@@ -168,6 +171,7 @@ class Ends:
             except EngineSilent:
                 if kill:
                     fence_proc.kill_mounted(guard.end["directory"])
+                wait_s = silent_s = min(SILENT_MAX_S, 1.1 * silent_s)
             time.sleep(wait_s)
 
 

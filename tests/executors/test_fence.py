@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from executors import fence, proc
+from executors import fence, fence_ends, proc
 from executors.base import AttemptSpec
 from executors.fence_docker import Engine
-from executors.fence_state import FILE
+from executors.fence_state import FILE, Guard
 from executors.process import create
 from executors.process_state import EXIT
 from tests.docker_engine import IMAGE, OwnEngine
@@ -296,6 +296,27 @@ def test_a_watchdog_without_an_agent_and_without_work_ends(bench: Bench) -> None
 def test_the_door_is_open_to_its_own_user_alone(bench: Bench) -> None:
     bench.watchdog()
     assert (bench.data / fence.SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_engine_that_is_gone_is_asked_less_and_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = fence_ends.Ends(lambda: None)
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 40:
+            ends.release("a")
+
+    monkeypatch.setattr("executors.fence_ends.time.sleep", sleep)
+    end = {"kind": "docker", "url": f"unix://{tmp_path}/no.sock", "name": "a", "directory": str(tmp_path)}
+    waiting = Guard("a", 1, waits=False, end=end)
+    with ends._lock:
+        ends._wanted["a"] = waiting
+    ends._end_container(waiting, kill_at_s=0.0)
+    assert waits[0] < 0.3
+    assert waits == sorted(waits)
+    assert waits[-1] == fence_ends.SILENT_MAX_S
+    assert not ends.ended("a")
 
 
 class Container:
