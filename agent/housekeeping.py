@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +19,7 @@ from agent.runtable.model import Run
 from agent.service.common import JobBlob
 from agent.spec import bundle as bundles
 from agent.store.blobs import BlobStore
-from agent.store.errors import BlobError, BlobMissing, StoreError
+from agent.store.errors import BlobDamaged, BlobError, BlobMissing, StoreError
 from agent.store.history import START, History
 from agent.store.logs import LogStore
 from agent.worker import Worker
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 3600.0
 FIRST_S: Final = 60.0
 BATCH: Final = 500
+LACKING_S: Final = 86_400.0  # for which a blob that nobody has keeps those from being removed that it may name
 HEAL_S: Final = 600.0  # spent on what is lacking in each sweep; the order is another one each time
 
 Root = tuple[str, str]  # kind and digest of a blob that the table or the history names
@@ -45,10 +48,14 @@ class Keep:
 
 @dataclass(slots=True)
 class Followed:
-    """The digests that some roots and their blobs name, and the roots that are not here with all they name."""
+    """The digests that some roots and their blobs name, and the roots that are not here with all they name.
+
+    damaged: those of them whose own bytes are others.
+    """
 
     named: set[str] = field(default_factory=set)
     lacking: set[Root] = field(default_factory=set)
+    damaged: set[Root] = field(default_factory=set)
 
 
 class Housekeeper:
@@ -63,6 +70,7 @@ class Housekeeper:
         self._logs = logs
         self._keep = keep
         self._fetch = fetch
+        self._lacking_since: dict[Root, float] = {}
 
     async def run_forever(self, mirrored: Any) -> None:
         """Sweep once an hour. What fails is logged and tried again the next time. Ends when cancelled.
@@ -83,9 +91,32 @@ class Housekeeper:
         swept = await self._logs.sweep(now_ms, keep.log_ms, keep.log_bytes, active=self._worker.writes)
         history = self._replica.history
         pruned = await asyncio.to_thread(history.prune, now_ms, keep.history_ms, keep.history_bytes, mirrored=mirrored)
-        removed, lacking = await asyncio.to_thread(self._sweep_blobs, list(self.named_by_table()), now_ms)
+        followed = await self._follow_all()
+        if followed.lacking:
+            await self._heal(followed.lacking)
+            followed = await self._follow_all()
+        removed = 0
+        if self._may_remove(followed):
+            removed = (await asyncio.to_thread(self._blobs.sweep, followed.named, now_ms)).count
         log.info("swept", extra={"logs": len(swept.removed), "history": pruned, "blobs": removed})
-        await self._heal(lacking)
+
+    async def _follow_all(self) -> Followed:
+        return await asyncio.to_thread(self._follow, list(self.named_by_table()))
+
+    def _may_remove(self, followed: Followed) -> bool:
+        """What a root that is not here names is not known: while it may come, nothing is removed.
+
+        Of one that is missing that is a day at most, for it may have been lost everywhere; one that is damaged can be
+        mended by hand (P9).
+        """
+        now_s = time.monotonic()
+        self._lacking_since = {root: self._lacking_since.get(root, now_s) for root in followed.lacking}
+        waited_for = followed.damaged | {
+            root for root, since_s in self._lacking_since.items() if now_s - since_s < LACKING_S
+        }
+        if waited_for:
+            log.warning("blobs are not removed while some are lacking", extra={"count": len(waited_for)})
+        return not waited_for
 
     def named_by_table(self) -> Iterator[Root]:
         """What the table names, read on the loop's thread."""
@@ -95,18 +126,10 @@ class Housekeeper:
         for run in self._replica.unfinished_or_leaving():
             yield from named_by_run(run)
 
-    def _sweep_blobs(self, roots: list[Root], now_ms: int) -> tuple[int, set[Root]]:
-        """Blobs younger than an hour stay anyway: what names them may be on its way into the table.
-
-        Returns how many went, and the roots that are lacking.
-        """
-        followed = Followed()
-        self._follow(roots, followed)
-        self._follow(named_by_history(self._replica.history), followed)
-        return self._blobs.sweep(followed.named, now_ms).count, followed.lacking
-
-    def _follow(self, roots: Iterable[Root], into: Followed) -> None:
-        for kind, digest in roots:
+    def _follow(self, roots: list[Root]) -> Followed:
+        """All that these and the history name. Young blobs stay anyway: what names them may be on its way."""
+        into = Followed()
+        for kind, digest in chain(roots, named_by_history(self._replica.history)):
             if digest in into.named:
                 continue
             into.named.add(digest)
@@ -115,9 +138,15 @@ class Housekeeper:
             except BlobMissing:
                 into.lacking.add((kind, digest))
                 continue
-            if not all(self._blobs.has(child) for child in children - into.named):
+            except BlobDamaged as error:
+                log.warning("a blob is damaged", extra={"kind": kind, "error": str(error)})
+                into.lacking.add((kind, digest))
+                into.damaged.add((kind, digest))
+                continue
+            if not all(self._blobs.has(child) for child in children):
                 into.lacking.add((kind, digest))
             into.named |= children
+        return into
 
     async def _heal(self, lacking: set[Root]) -> None:
         """Fetch what others have: what a finished run names was put on a majority of disks, and disks get lost (P1)."""

@@ -561,7 +561,19 @@ class Worker:
     async def _tell_start(self, driven: Driven) -> None:
         """Work that ends at once is told of once: its end says when it began."""
         await asyncio.sleep(START_HOLD_S)
-        await self._tell(driven, driven.start_command(self.replica.clock_ms(), self._settings.agent_id))
+        told = await self._start_is_told(driven)
+        while not told:
+            await asyncio.sleep(TELL_WAIT_MAX_S)
+            told = await self._start_is_told(driven)
+
+    async def _start_is_told(self, driven: Driven) -> bool:
+        try:
+            await self._tell(driven, driven.start_command(self.replica.clock_ms(), self._settings.agent_id))
+        except Exception as error:
+            if not _ends_the_agent(error):  # else whoever tells the end meets it too
+                log.exception("a start could not be told; it is tried again", extra=driven.fields())
+                return False
+        return True
 
     async def _tell(self, driven: Driven, command: c.InstanceStarted | c.InstanceEnded) -> None:
         """Tell a worker's word. What was rendered, which it names, is on other disks first (P1)."""

@@ -7,13 +7,14 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import housekeeping
 from agent.housekeeping import Fetch, Housekeeper, Keep
 from agent.store.blobs import YOUNG_MS
-from agent.store.errors import BlobDamaged, BlobMissing
+from agent.store.errors import BlobMissing, StoreError
 from tests.api.harness import Prime, in_loop, job_yaml, prime
 
 FOREVER = Keep(log_ms=2**50, log_bytes=2**50, history_ms=2**50, history_bytes=2**50)
@@ -147,6 +148,42 @@ async def test_what_finished_runs_name_and_is_not_here_is_fetched_p1(
 
 
 @in_loop
+async def test_what_a_lacking_blob_may_name_is_not_removed_before_it_is_here_or_a_day_is_over_p1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with prime(tmp_path) as agent:
+        _running, finished = await three_kinds(agent)
+        run = await agent.service.queries.run(finished)
+        store = agent.service.context.blobs
+        bundle = store.get(run.bundle)
+        asset = next(iter((await agent.service.queries.bundle(run)).assets.values()))
+        path = store.path(run.bundle)
+        path.unlink()
+        unnamed = store.put(b"nothing names it")
+        grow_old(tmp_path)
+        keeper = housekeeper(agent)
+        before = blobs(tmp_path)
+        await keeper.sweep(None)
+        assert blobs(tmp_path) == before
+
+        async def fetch(_kind: str, digest: str) -> None:
+            assert digest == run.bundle
+            path.write_bytes(bundle)
+
+        await housekeeper(agent, fetch=fetch).sweep(None)
+        assert unnamed not in blobs(tmp_path)
+        assert asset in blobs(tmp_path)
+        path.unlink()
+        unnamed = store.put(b"nor this")
+        grow_old(tmp_path)
+        await keeper.sweep(None)
+        assert unnamed in blobs(tmp_path)
+        monkeypatch.setattr(housekeeping, "LACKING_S", 0.0)
+        await keeper.sweep(None)
+        assert unnamed not in blobs(tmp_path)
+
+
+@in_loop
 async def test_what_is_lacking_keeps_no_sweep_from_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,16 +201,29 @@ async def test_what_is_lacking_keeps_no_sweep_from_its_end(
 
 
 @in_loop
-async def test_p9_a_damaged_blob_that_names_others_keeps_everything(tmp_path: Path) -> None:
+async def test_p9_a_damaged_blob_that_names_others_keeps_everything_until_it_is_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with prime(tmp_path) as agent:
         await three_kinds(agent)
         job = agent.replica.table.rows.jobs["p"]["running"]
+        good = agent.service.context.blobs.get(job.spec)
         (tmp_path / "blobs" / job.spec[:2] / job.spec).write_bytes(b"changed")
         grow_old(tmp_path)
         before = blobs(tmp_path)
-        with pytest.raises(BlobDamaged):
-            await housekeeper(agent).sweep(None)
+        monkeypatch.setattr(housekeeping, "LACKING_S", 0.0)  # of what is missing alone
+        await housekeeper(agent).sweep(None)
         assert blobs(tmp_path) == before
+        assert "a blob is damaged" in caplog.messages
+        whole = agent.service.context.blobs
+
+        async def mend(_kind: str, digest: str) -> None:
+            assert digest == job.spec
+            (tmp_path / "blobs" / job.spec[:2] / job.spec).write_bytes(good)
+
+        await housekeeper(agent, fetch=mend).sweep(None)
+        assert blobs(tmp_path) < before  # the other agents have mended it, and what nothing names has gone
+        assert whole.get(job.spec) == good
 
 
 @in_loop
@@ -184,18 +234,20 @@ async def test_it_sweeps_again_and_again_and_survives_a_failure(
     monkeypatch.setattr(housekeeping, "EVERY_S", 0.0)
     async with prime(tmp_path) as agent:
         await three_kinds(agent)
-        job = agent.replica.table.rows.jobs["p"]["running"]
-        path = tmp_path / "blobs" / job.spec[:2] / job.spec
-        whole = path.read_bytes()
-        path.write_bytes(b"changed")
         swept = 0
         mended = asyncio.Event()
+        prune = agent.replica.history.prune
+
+        def pruning(*given: Any, **named: Any) -> int:
+            if "housekeeping failed" not in caplog.messages:
+                raise StoreError("the disk has failed once")
+            return prune(*given, **named)
+
+        monkeypatch.setattr(agent.replica.history, "prune", pruning)
 
         def mirrored() -> None:
             nonlocal swept
             swept += 1
-            if "housekeeping failed" in caplog.messages:
-                path.write_bytes(whole)
             if "swept" in caplog.messages:
                 mended.set()
 

@@ -23,6 +23,7 @@ from agent import worker as worker_module
 from agent.attempt import EndNote, Intent
 from agent.errors import Refusal
 from agent.gate import FOREVER, Open
+from agent.housekeeping import named_in
 from agent.runtable import commands as c
 from agent.store.errors import BlobMissing
 from agent.worker import Worker
@@ -565,7 +566,7 @@ class Far:
 
     def __init__(self, *says: Exception) -> None:
         self.says, self.room, self.asked = list(says), asyncio.Event(), list[str]()
-        self.met = asyncio.Event()
+        self.met, self.all = asyncio.Event(), set[str]()
 
     async def fetch_whole(self, kind: str, digest: str) -> None:
         """It is here."""
@@ -578,6 +579,7 @@ class Far:
     async def spread(self, digests: Sequence[str]) -> None:
         """Wait for room."""
         self.asked.append(digests[-1])
+        self.all |= set(digests)
         self.met.set()
         if self.says:
             raise self.says.pop(0)
@@ -600,7 +602,9 @@ async def test_work_that_ends_at_once_is_not_told_of_before_others_have_what_was
         ended = await agent.ended(run["id"])
         assert shown(ended) == [(1, "success", None)]
         (manifest,) = set(far.asked)
-        assert manifest in {path.name for path in (tmp_path / "blobs").glob("??/*")}
+        assert len(far.asked) == 2  # once more after a refusal, and not again once they have it
+        kept = agent.service.context.provisioner.blobs.get(manifest)
+        assert far.all == {manifest, *named_in("manifest", kept)}
 
 
 @in_loop

@@ -29,6 +29,7 @@ async def _cluster(request: web.Request) -> web.Response:
     seen = await asked.seen()
     contacts = {one.node: one for one in seen.contacts} if seen is not None else {}
     last = seen.last if seen is not None else rows.index
+    led = views.leader(asked) is not None
     agents = []
     for agent in rows.agents.values():
         contact = contacts.get(agent.node)
@@ -38,7 +39,7 @@ async def _cluster(request: web.Request) -> web.Response:
                 id=agent.id,
                 address=agent.address,
                 role=_role(replica, agent),
-                state=_state(agent, contact),
+                state=_state(agent, contact, known=led or agent.id == asked.agent_id),
                 epoch=agent.epoch,
                 match=match,
                 lag=max(0, last - match),
@@ -85,9 +86,12 @@ async def silent_ms(asked: Face) -> dict[str, int]:
     return {agent.id: silent[agent.node] for agent in agents if agent.node in silent and not agent.lost}
 
 
-def _state(agent: Agent, contact: Contact | None) -> str:
+def _state(agent: Agent, contact: Contact | None, *, known: bool) -> str:
+    """known: whether there is a leader, who would say so if it did not hear that agent."""
     if agent.lost:
         return "lost"
+    if not known:
+        return "unknown"
     if contact is not None and contact.silent_ms > SILENT_MS:
         return "silent"
     return "draining" if agent.draining else "alive"

@@ -96,14 +96,19 @@ class Elsewhere:
                 await asyncio.sleep(POLL_S)
 
     async def part(self, agent: Agent, wanted: Wanted) -> Part:
-        """What comes next. Raises Refusal where the agent cannot be reached."""
+        """What comes next. Raises Refusal where the agent cannot be reached (503), or is lost (409)."""
         question = ReadLog(wanted, self._replica.applied_index)
         try:
             return await self._calls.ask(agent.node, question, Part, timeout_s=ASK_S, lane=Lane.BULK)
         except Refusal as refusal:
             if refusal.code not in {"unreachable", "no_answer"}:
                 raise
-            text = f"the output is on agent {agent.id}, which does not answer; it is there again when that agent is"
+            row = self._replica.table.rows.agents.get(agent.id)
+            lost = row is None or row.lost
+            how = "is lost" if lost else "does not answer"
+            text = f"the output is on agent {agent.id}, which {how}; it is there again when that agent is"
+            if lost:  # who follows a run does not wait for it: that may take days
+                raise Refusal("output_away", text, 409) from refusal
             raise Refusal("unreachable", text, 503, retry_after_s=1) from refusal
 
     async def _serve(self, _asker: Asker, question: ReadLog) -> Part:

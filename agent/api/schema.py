@@ -523,7 +523,8 @@ class AgentView(View, frozen=True):
     """One agent. match: the log index it has; lag: entries behind the leader.
 
     role: leader, follower (they vote), standby (it has the log and no vote), joining. state: alive, draining, silent
-    (the leader does not hear it), lost (its work can be given to others). level: the highest feature level it knows.
+    (the leader does not hear it), lost (its work can be given to others), unknown (no leader is there to tell; of the
+    agent that answers it is alive). level: the highest feature level it knows.
     clock_ahead: seconds by which its host's clock is ahead of the voters' median, null = not known.
     """
 

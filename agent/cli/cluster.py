@@ -69,6 +69,11 @@ def _show_cluster(answer: dict[str, Any]) -> None:
         f"cluster {answer['cluster']}, generation {answer['generation']}, term {answer['term']}, "
         f"feature level {answer['level']}"
     )
+    if answer["leader"] is None:
+        click.echo(
+            "NO LEADER: too few agents hear each other, or one is being elected; nothing new is accepted, and what is "
+            "shown may be old.\nIf more than half of those that vote are gone for good: `prime cluster recover --help`"
+        )
     rows = [
         (
             one["id"],

@@ -138,6 +138,8 @@ class _Follower:
         for attempt in instance["attempts"]:
             key = (instance["name"], attempt["number"])
             if key not in self._threads and attempt["started_at"] is not None:
+                if attempt["number"] > 1:
+                    self._say(instance["name"], f"attempt {attempt['number']} on {attempt['agent']}", number)
                 thread = threading.Thread(target=self._output, args=(*key, number), daemon=True)
                 self._threads[key] = thread
                 thread.start()

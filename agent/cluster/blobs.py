@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from agent.cluster.calls import Answer, Asker, Calls, Question
@@ -29,7 +30,7 @@ PIECES_AT_ONCE: Final = 4
 NAMES_MAX: Final = 16  # in one question: as many blobs as large as they may be can be copied in its time
 SPREAD_S: Final = 10.0  # for each question
 LOOK_S: Final = 1.0
-HELD_S: Final = 600.0  # for which a majority's word is taken again: no sweep takes what is that young
+HELD_S: Final = 60.0  # for which a majority's word is taken again: no sweep takes what is that young
 HELD_MAX: Final = 10_000
 
 
@@ -82,8 +83,7 @@ class Blobs:
         node, config = self._replica.driver.node.id, self._replica.driver.node.config
         if config.singleton and node in config.voters.incoming:
             return
-        digests = [one for one in digests if not self._is_held(one, config)]
-        if not digests:
+        if self._are_held(digests, config):
             return
         holders = {node}
         others = config.voters.incoming | config.voters.outgoing
@@ -103,10 +103,15 @@ class Blobs:
             raise Refusal("no_majority", text, 503, retry_after_s=1)
         self._note_held(digests, frozenset(holders))
 
-    def _is_held(self, digest: str, config: Configuration) -> bool:
-        """Whether a majority has said so lately: a job that runs again and again names the same blobs."""
-        said = self._held.get(digest)
-        return said is not None and time.monotonic() - said[0] < HELD_S and _majority(config, said[1])
+    def _are_held(self, digests: Sequence[str], config: Configuration) -> bool:
+        """Whether one majority has said lately that it holds all of these: a job that runs again names the same blobs.
+
+        One for all of them: what names others is of use only where these are.
+        """
+        said = [self._held.get(digest) for digest in digests]
+        now_s = time.monotonic()
+        fresh = [one[1] for one in said if one is not None and now_s - one[0] < HELD_S]
+        return len(fresh) == len(digests) > 0 and _majority(config, frozenset.intersection(*fresh))
 
     def _note_held(self, digests: Sequence[str], holders: frozenset[int]) -> None:
         now_s = time.monotonic()
@@ -164,8 +169,13 @@ class Blobs:
         task = self._fetching.get(digest)
         if task is None:
             task = self._fetching[digest] = asyncio.create_task(self._fetch(digest))
-            task.add_done_callback(lambda _task: self._fetching.pop(digest, None))
+            task.add_done_callback(partial(self._fetched, digest))
         await asyncio.shield(task)
+
+    def _fetched(self, digest: str, task: asyncio.Task[None]) -> None:
+        self._fetching.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it may have left
 
     async def _fetch(self, digest: str) -> None:
         driver = self._replica.driver
@@ -248,10 +258,16 @@ class Blobs:
         return True
 
     async def fetch_whole(self, kind: str, digest: str) -> None:
-        """Have a blob here, with all it names. Raises BlobError."""
+        """Have a blob here, with all it names. Raises BlobError, once all that others have is here."""
+        missing: BlobError | None = None
         for one in await self._named_by(kind, digest):
             if not await asyncio.to_thread(self.store.has, one):
-                await self.fetch(one)
+                try:
+                    await self.fetch(one)
+                except BlobError as error:
+                    missing = error
+        if missing is not None:
+            raise missing
 
     async def spread_whole(self, kind: str, digest: str) -> None:
         """As `spread`, of a blob and all it names. Raises BlobError too."""

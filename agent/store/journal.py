@@ -83,6 +83,7 @@ class Journal:
         self._failure: str | None = None
         self._batching = False
         self._names: set[str] = set()
+        self._forgotten: set[str] = set()  # by the transaction that goes on
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
@@ -196,7 +197,8 @@ class Journal:
         gone = list(names)
         with self._transaction():
             self._database.executemany("DELETE FROM attempt WHERE name = ?", ((name,) for name in gone))
-        self._names.difference_update(gone)
+            self._forgotten |= self._names.intersection(gone)
+            self._names.difference_update(gone)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -270,6 +272,7 @@ class Journal:
                 yield
                 return
             self._database.execute("BEGIN IMMEDIATE")
+            self._forgotten = set()
             try:
                 yield
                 self._database.execute("COMMIT")
@@ -278,6 +281,7 @@ class Journal:
                 raise
 
     def _roll_back(self) -> None:
+        self._names |= self._forgotten  # they are known again
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
 

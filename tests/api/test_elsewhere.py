@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.api import elsewhere as module
 from agent.api import tailing
@@ -191,3 +192,19 @@ async def test_what_is_no_place_in_an_output_is_refused(tmp_path: Path) -> None:
         ):
             with pytest.raises(Refusal, match="no place"):
                 await there.read(wanted)
+
+
+@in_loop
+async def test_nobody_waits_for_the_output_of_an_agent_that_is_lost(tmp_path: Path) -> None:
+    """It is 409: a client that follows goes on with what comes after, as nobody knows when that agent returns."""
+    async with two(tmp_path) as there:
+        there.reader.transport.disconnect(there.holder.node)
+        rows = there.reader.replica.table.rows.agents
+        name = f"a{there.holder.node}"
+        agent = rows[name]
+        rows[name] = replace(agent, lost=True, lost_at_ms=START_MS)
+        for _ in range(2):
+            with pytest.raises(Refusal, match="which is lost; it is there again when that agent is") as caught:
+                await there.elsewhere.part(agent, ALL)
+            assert (caught.value.code, caught.value.status) == ("output_away", 409)
+            rows.pop(name, None)  # removed while its output was read

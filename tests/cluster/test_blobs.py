@@ -97,8 +97,14 @@ async def test_a_majoritys_word_is_asked_for_once_and_again_when_it_is_old_or_no
         one.cut({first.node}, {second.node}, {third.node})
         await blobs.spread(digests)  # nobody had to be asked
         new = blobs.store.put(b"3")
-        with pytest.raises(Refusal):
-            await blobs.spread([*digests, new])
+        for _ in range(2):  # what was refused is not taken for held
+            with pytest.raises(Refusal):
+                await blobs.spread([*digests, new])
+        blobs._note_held([digests[0]], frozenset({first.node, second.node}))
+        blobs._note_held([digests[1]], frozenset({first.node, third.node}))
+        with pytest.raises(Refusal):  # no majority has both
+            await blobs.spread(digests)
+        blobs._note_held(digests, frozenset({first.node, second.node}))
         holders = blobs._held[digests[0]][1]
         assert first.node in holders
         blobs._note_held(digests, frozenset({first.node}))  # as after a change of the voters

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from executors import fence, proc
 from executors.fence_state import FILE
-from tests.e2e.agents import AgentProcess
+from tests.e2e.agents import PROGRAM, AgentProcess
 from tests.e2e.chaos.site import engines, parent
 from tests.e2e.cluster import Cluster, Member, cluster, submit, until, wait_final
 from tests.e2e.conftest import Start
@@ -24,6 +25,7 @@ from tests.e2e.conftest import Start
 TERMS = {"ttl": 4, "stop": 1, "kill": 2, "rho": 0.01}
 SCRIPT = """
 trap '' TERM
+echo begun
 (
   while [ ! -e {gate} ]; do read -r now _ < /proc/uptime; echo "$PRIME_ATTEMPT $now" >> {evidence}; sleep 0.05; done
   echo end >> {evidence}
@@ -173,6 +175,44 @@ def test_the_work_of_an_agent_whose_watchdog_was_killed_before_is_ended_as_well(
     work.let_go()
     assert wait_final(three.client(three.others()), run_id)["state"] == "success"
     work.check()
+
+
+def test_who_follows_a_run_sees_its_end_though_its_first_agent_stays_away(three: Cluster, tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    three.members[0].apply("work", work.script())
+    hosts = ",".join(one.url for one in three.members)
+    command = [*PROGRAM, "job", "run", "work", "-p", "p", "--request-id", "key", "--follow", "--host", hosts]
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        following = subprocess.Popen(command, stdout=file, stderr=file, cwd=tmp_path)
+    try:
+        run_id, victim = start_work(three, work)  # the same request
+        until(lambda: "shell | begun" in told.read_text(), "its output is followed")
+        others = three.others(victim)
+        victim.kill()
+        work.wait_attempt(2)
+        work.let_go()
+        assert wait_final(three.client(others), run_id)["state"] == "success"
+        assert following.wait(60) == 0, told.read_text()
+    finally:
+        following.kill()
+        following.wait()
+    lines = told.read_text().splitlines()
+    assert any(
+        f"no more output can be shown: the output is on agent {victim.id}, which is lost" in one for one in lines
+    )
+    assert any("shell = attempt 2 on " in one for one in lines), lines
+    assert sum(one.endswith("| begun") for one in lines) == 2, lines
+    assert lines[-1].split()[-3:] == ["run", "=", "success"], lines
+    others[0].freeze()
+    shown = until(lambda: _without_leader(others[1]), "nobody leads")
+    assert {row["id"]: row["state"] for row in shown["agents"]}[others[1].id] == "alive"
+    assert "alive" not in {row["state"] for row in shown["agents"] if row["id"] != others[1].id}
+
+
+def _without_leader(member: Member) -> dict[str, Any] | None:
+    shown = member.cluster()
+    return shown if shown["leader"] is None else None
 
 
 def test_an_agent_alone_starts_work_with_its_second_watchdog_and_fences_nothing(start_agent: Start) -> None:

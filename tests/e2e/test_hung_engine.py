@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def containers(engine: OwnEngine) -> dict[str, Any]:
     return {one["Name"].removeprefix("/"): one for one in found}
 
 
+def output(engine: OwnEngine, name: str) -> str:
+    """What a container has written, over all its starts."""
+    command = ["docker", "--host", engine.url, "logs", name]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def moment(container: dict[str, Any], key: str) -> datetime:
+    """Docker leaves out zeros at the end, so texts do not compare."""
+    whole, _, part = container["State"][key].removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{(part + '000000')[:6]}+00:00")
+
+
 def test_while_the_engine_hangs_no_agent_is_lost_and_nothing_starts_twice(
     three: Cluster, docker_engine: OwnEngine
 ) -> None:
@@ -84,6 +97,9 @@ def test_while_the_engine_hangs_no_agent_is_lost_and_nothing_starts_twice(
         mine = {name: one for name, one in found.items() if one["Config"]["Labels"]["io.prime.run"] == run["id"]}
         begun = [one for one in attempts if one["started_at"] is not None]
         assert len(mine) == len(begun)  # each that began has one container, and no other has any
-        spans = sorted((one["State"]["StartedAt"], one["State"]["FinishedAt"]) for one in mine.values())
-        assert all(one["RestartCount"] == 0 for one in mine.values())
+        assert {one["State"]["Status"] for one in mine.values()} == {"exited"}
+        assert [output(docker_engine, name).splitlines().count("begin") for name in mine] == [1] * len(mine)
+        spans = sorted((moment(one, "StartedAt"), moment(one, "FinishedAt")) for one in mine.values())
         assert all(ended <= begins for (_, ended), (begins, _) in pairwise(spans))
+    of_cancelled = [one for one in found.values() if one["Config"]["Labels"]["io.prime.run"] == cancelled]
+    assert all(one["State"]["Status"] in ("created", "exited") for one in of_cancelled)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,10 @@ def test_what_may_be_known_is_told_without_the_disk_also_after_a_restart(journal
     assert journal.may_know("b")
     journal.close()
     with Journal(path) as again:
+        assert again.may_know("a")
+        with suppress(KeyError), again.batch():
+            again.forget(["a"])
+            raise KeyError
         assert again.may_know("a")
         again.forget(["a", "c"])
         assert not again.may_know("a")
