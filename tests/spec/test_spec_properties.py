@@ -47,6 +47,7 @@ from agent.spec.jobspec import (
     WebhookSpec,
     WindowSpec,
 )
+from agent.spec.params import INTEGER_MAX
 from agent.spec.plugin import parse_plugin
 from agent.spec.project import parse_presets, parse_project
 
@@ -277,7 +278,7 @@ metadata = st.builds(
 )
 defaults = {
     ParamType.STRING: st.none() | values,
-    ParamType.INTEGER: st.integers().map(str),
+    ParamType.INTEGER: st.integers(-INTEGER_MAX, INTEGER_MAX).map(str),
     ParamType.NUMBER: st.floats(allow_nan=False, allow_infinity=False).map(str),
     ParamType.BOOLEAN: st.sampled_from(["true", "false"]),
 }
