@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the run has bounds of its own, which say what it waits for and with which seed
 def test_what_was_promised_is_kept_whatever_is_killed_cut_off_filled_or_put_off(tmp_path: Path) -> None:
     why = lan.impossible()
     if why is not None:
