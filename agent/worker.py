@@ -533,16 +533,20 @@ class Worker:
         return None
 
     async def _prepare(self, driven: Driven) -> tuple[AttemptSpec, str]:
-        table = self.replica.table
-        run = table.rows.runs[driven.run_id]
-        sealed = sealed_secrets(table, run.project, run.namespace)
         driven.capability = secrets.token_urlsafe(24)
         try:
-            return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
+            return await self._prepare_here(driven)
         except (BlobMissing, BlobDamaged):
             if self._network is None:
                 raise
-        await self._network.fetch_whole("bundle", run.bundle)
+        await self._network.fetch_whole("bundle", self.replica.table.rows.runs[driven.run_id].bundle)
+        return await self._prepare_here(driven)
+
+    async def _prepare_here(self, driven: Driven) -> tuple[AttemptSpec, str]:
+        """From what is on this disk, with the secrets as they are now. Raises what `Preparer.prepare` raises."""
+        table = self.replica.table
+        run = table.rows.runs[driven.run_id]
+        sealed = sealed_secrets(table, run.project, run.namespace)
         return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
 
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
