@@ -270,13 +270,9 @@ class Watchdog:
 
     async def _end_stuck(self) -> None:
         """SIGKILL the watchdog that holds the lock, if one does: it has not answered."""
-        try:
-            pid, ticks, boot = (self._data / fence.LOCK).read_text(encoding="ascii").split()
-            if boot == proc.boot_id() and proc.start_ticks(int(pid)) == int(ticks):
-                log.warning("the watchdog does not answer: it is killed", extra={"pid": int(pid)})
-                await asyncio.to_thread(_kill, int(pid), int(ticks))
-        except (FileNotFoundError, ValueError):  # there was none yet, or one that was killed while it wrote this
-            return
+        if (process := fence.holder(self._data)) is not None:
+            log.warning("the watchdog does not answer: it is killed", extra={"pid": process[0]})
+            await asyncio.to_thread(_kill, *process)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Until the watchdog hangs up."""

@@ -388,6 +388,19 @@ class Watchdog:
             self._wake()
 
 
+def holder(directory: Path) -> tuple[int, int] | None:
+    """The watchdog of that data directory that runs, (number, start ticks).
+
+    None where none does, or one that has just taken the lock and has not said yet who it is. Raises OSError.
+    """
+    try:
+        pid, ticks, boot = (directory / LOCK).read_text(encoding="ascii").split()
+        process = int(pid), int(ticks)
+    except (FileNotFoundError, ValueError):  # none was there yet, or it is killed or slow while it writes this
+        return None
+    return process if boot == boot_id() and start_ticks(process[0]) == process[1] else None
+
+
 def _lock(directory: Path) -> int | None:
     """The lock that one watchdog holds; None where another one keeps it."""
     fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

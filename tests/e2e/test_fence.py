@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from executors import fence, proc
+from executors import fence
 from executors.fence_state import FILE
 from tests.e2e.agents import PROGRAM, AgentProcess
 from tests.e2e.chaos.site import engines, parent
@@ -94,8 +94,8 @@ def watchdog_of(agent: AgentProcess, *, but: int = 0) -> int:
     """The number of the one that runs, once there is one other than `but`."""
 
     def found() -> int | None:
-        number, ticks, _ = (agent.data_dir / fence.LOCK).read_text().split()
-        return int(number) if int(number) != but and proc.start_ticks(int(number)) == int(ticks) else None
+        process = fence.holder(agent.data_dir)
+        return process[0] if process is not None and process[0] != but else None
 
     return until(found, "a watchdog")
 

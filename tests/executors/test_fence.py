@@ -279,7 +279,9 @@ def test_one_watchdog_has_a_data_directory(bench: Bench) -> None:
     first = bench.watchdog()
     with Client(bench.data):  # so it stays
         assert start_watchdog(bench.data) is None
-        assert proc.start_ticks(first) is not None
+        assert fence.holder(bench.data) == (first, proc.start_ticks(first))
+        (bench.data / fence.LOCK).write_bytes(b"")  # as one leaves it that has only just taken the lock
+        assert fence.holder(bench.data) is None
 
 
 def test_a_watchdog_without_an_agent_and_without_work_ends(bench: Bench) -> None:
