@@ -17,12 +17,16 @@ _MAY_END_IT: Final = frozenset({Fault.KILL, Fault.POWER, Fault.PAUSE, Fault.DISK
 
 
 class Nemesis:
-    """What is done to these agents. begun: the faults so far. odd_ends: of agents, and nobody knows why."""
+    """What is done to these agents. begun: the faults so far. odd_ends: of agents, and nobody knows why.
+
+    hung: engines that were stopped.
+    """
 
     def __init__(self, sites: Sequence[Site], lan: Lan, database: Server | None, say: Say) -> None:
         self._sites, self._lan, self._database, self._say = sites, lan, database, say
         self.begun: list[Step] = []
         self.odd_ends: list[str] = []
+        self.hung = 0
 
     def carry_out(self, plan: Iterable[Step], seconds: float) -> None:
         """Return when so many seconds are over; every fault is undone then."""
@@ -54,7 +58,7 @@ class Nemesis:
             case Fault.PAUSE:
                 site.freeze()
             case Fault.ENGINE:
-                site.hang_engine()
+                self.hung += site.hang_engine()
             case Fault.DISK:
                 site.fill_disk()
             case Fault.CLOCK:

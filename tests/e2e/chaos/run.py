@@ -28,6 +28,7 @@ from tests.postgresql import NoDatabase, Server, own_server
 LEASES: Final = {"ttl": 4, "stop": 1, "kill": 2, "rho": 0.01}  # short: what follows from a lost agent is seen often
 QUIET_S: Final = 180.0  # for all that was accepted to end, once everything is mended
 PAGE: Final = 100
+ENGINES_SURE: Final = 4  # of so many hung engines one is of an agent that runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ class Chaos:
         records = self._at_rest(sites)
         history = History(load.calls, evidence_of(loads.evidence_lines(self._evidence)), records, mirror.rows(url))
         violations = [*check(history), *nemesis.odd_ends]
+        if sum(step.fault is Fault.ENGINE for step in nemesis.begun) >= ENGINES_SURE and not nemesis.hung:
+            violations.append("no engine was ever hung: the suite does not find them")
         return Outcome(
             wanted,
             self.plan,

@@ -115,15 +115,17 @@ class Site(AgentProcess):
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
-    def hang_engine(self) -> None:
+    def hang_engine(self) -> int:
         """SIGSTOP to the process that its local work is forked from: what was asked for waits.
 
-        Its supervisors, which go by the same name, and their work go on.
+        Its supervisors, which go by the same name, and their work go on. Returns how many it is: 0 where the agent is
+        away.
         """
-        for pid in engines():
-            if self.runs and parent(pid) == self.pid:
-                self._hung.append(pid)
-                os.kill(pid, signal.SIGSTOP)
+        found = [pid for pid in engines() if self.runs and parent(pid) == self.pid]
+        for pid in found:
+            self._hung.append(pid)
+            os.kill(pid, signal.SIGSTOP)
+        return len(found)
 
     def wake_engine(self) -> None:
         """It goes on, and carries out what still stands."""
