@@ -11,6 +11,8 @@ import sys
 from executors import supervisor
 from executors.errors import EngineUnreachable
 
+CLOSE_S = 10.0  # to fork for what it was given
+
 
 class ForkServer:
     """Started when first needed, and anew when it has died."""
@@ -27,7 +29,7 @@ class ForkServer:
     async def ask(self, order: bytes) -> bytes:
         """Fork a supervisor, give it `order`, return its answer; empty if it died first: then it started nothing.
 
-        Raises EngineUnreachable if no server can be started.
+        Raises EngineUnreachable if no server can be started, or one takes no more orders: it hangs.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -53,11 +55,13 @@ class ForkServer:
         except (BrokenPipeError, ConnectionResetError):  # it died since: a new one, and its failure is the caller's
             self._start()
             socket.send_fds(self._control, [b"\0"], [sock.fileno()])
+        except BlockingIOError:  # those who gave up waiting have filled it
+            raise EngineUnreachable("the fork server takes no orders: it hangs") from None
 
     def _start(self) -> None:
         self._reap()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)  # cannot fill: the starts in flight are few, and one byte each
+        ours.setblocking(False)
         command = [sys.executable, "-I", "-S", "-X", "utf8", supervisor.__file__, "--server"]
         environment = {"LANG": "C.UTF-8"}  # none of the agent's, which may hold its keys
         with theirs:
@@ -84,7 +88,10 @@ class ForkServer:
             self._process = None
 
     async def close(self) -> None:
-        """End the server, once it has forked for all orders that it was given. Attempts go on."""
+        """End the server, once it has forked for all orders that it was given, at most `CLOSE_S` later.
+
+        Attempts go on. Orders that are with one that hangs die with it.
+        """
         process, control = self._process, self._control
         self._process = self._control = None  # a start that comes meanwhile has a new one
         if control is not None:
@@ -92,10 +99,13 @@ class ForkServer:
         if process is not None and process.poll() is None:
             fd = os.pidfd_open(process.pid)  # not reaped yet, so it is still there
             try:
-                await readable(fd)
+                async with asyncio.timeout(CLOSE_S):
+                    await readable(fd)
+            except TimeoutError:
+                process.kill()
             finally:
                 os.close(fd)
-                process.wait()
+            await asyncio.to_thread(process.wait)
 
     def discard(self) -> None:
         """Kill a server that does not answer; the next start has a new one. An order that is with it dies with it."""

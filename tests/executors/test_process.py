@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from executors import proc
+from executors import fork_server, proc
 from executors.base import AttemptSpec, LogLine, Stream
 from executors.errors import EngineUnreachable, ExecutorError, StartRefused
 from executors.process import ProcessExecutor, create
@@ -335,6 +335,29 @@ class TestDeaths:
             executor.start_window_s = 10
             assert (await run(executor, spec)).succeeded
             assert shell_starts(spec) == 1
+
+    @in_loop
+    async def test_a_fork_server_that_is_stuck_takes_no_order_for_ever_and_does_not_hold_up_the_end(
+        self, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fork_server, "CLOSE_S", 0.2)
+        server = fork_server.ForkServer()
+        try:
+            asked = [asyncio.ensure_future(server.ask(b"no order"))]
+            await asyncio.sleep(0)  # it has begun
+            pid = server.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            asked += [asyncio.ensure_future(server.ask(b"no order")) for _ in range(500)]  # a queue is not as long
+            done, waiting = await asyncio.wait(asked, timeout=10, return_when=asyncio.FIRST_EXCEPTION)
+            assert waiting
+            assert {type(one.exception()) for one in done} == {EngineUnreachable}
+            for one in waiting:
+                one.cancel()
+            await asyncio.wait(waiting)
+        finally:
+            await server.close()
+        assert proc.start_ticks(pid) is None
 
     @in_loop
     async def test_an_attempt_whose_supervisor_is_killed_is_lost_and_nothing_of_it_is_left(
