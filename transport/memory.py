@@ -5,14 +5,14 @@ Every frame goes through its bytes, so what is refused by others is refused here
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from transport.base import OnFrames, OnUnreachable
-from transport.errors import BindFailed, FrameError, TransportClosed
+from transport.common import Common
+from transport.errors import BindFailed, FrameError
 from transport.frames import Codec, Envelope, Frame, Kind, Lane
 
 QUEUE_FRAMES: Final = 1024  # to one transport, not taken yet; then it is as if its peers were not connected to it
@@ -53,7 +53,7 @@ class Network:
         return self._routes.get(route)
 
 
-class Transport:
+class Transport(Common):
     """See `transport.base.Transport`."""
 
     def __init__(
@@ -66,17 +66,10 @@ class Transport:
         on_unreachable: OnUnreachable = lambda _peer: None,
     ) -> None:
         """As `transport.zmq.Transport`, with a network in the place of a key. Raises BindFailed."""
-        self.refused: Counter[str] = Counter()
-        self.dropped: Counter[int] = Counter()
-        self._codec = Codec(envelope)
+        super().__init__(envelope, on_frames, on_unreachable)
         self._network = network
-        self._on_frames = on_frames
-        self._on_unreachable = on_unreachable
-        self._loop = asyncio.get_running_loop()
         self._peers: dict[int, str] = {}
         self._inbox: deque[tuple[bytes, bytes]] = deque()
-        self._unreachable: set[int] = set()
-        self._closed = False
         self._address = bind
         self._route = network.join(self, bind)
 
@@ -136,23 +129,6 @@ class Transport:
                 self.refused[type(error).__name__] += 1
         if frames:
             self._on_frames(frames)
-
-    def _drop(self, peer: int) -> bool:
-        self.dropped[peer] += 1
-        if not self._unreachable:
-            self._loop.call_soon(self._tell_unreachable)
-        self._unreachable.add(peer)
-        return False
-
-    def _tell_unreachable(self) -> None:
-        peers, self._unreachable = self._unreachable, set()
-        if not self._closed:
-            for peer in sorted(peers):
-                self._on_unreachable(peer)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TransportClosed("this transport was closed")
 
     def close(self) -> None:
         """See `base.Transport`."""

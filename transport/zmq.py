@@ -22,7 +22,6 @@ holds up the other connections. A name is looked up as IPv4, or as IPv6 where th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import socket as sockets
 from collections import Counter
@@ -34,7 +33,8 @@ import zmq
 from zmq.utils import z85
 
 from transport.base import OnFrames, OnUnreachable
-from transport.errors import BindFailed, FrameError, FrameMalformed, TransportClosed
+from transport.common import Common
+from transport.errors import BindFailed, FrameError, FrameMalformed
 from transport.frames import FRAME_BYTES_MAX, Codec, Envelope, Frame, Kind, Lane
 from transport.zap import DOMAIN, DoorKeeper
 
@@ -81,7 +81,7 @@ def _ring(keys: CurveKey | Sequence[CurveKey]) -> tuple[CurveKey, ...]:
     return ring
 
 
-class Transport:
+class Transport(Common):
     """See `transport.base.Transport`. Belongs to the running loop of the thread that makes it."""
 
     def __init__(
@@ -98,19 +98,12 @@ class Transport:
         bind: HOST:PORT to listen on, port 0 for any, host * for all addresses; empty for one that only asks.
         Raises BindFailed, ValueError for no key.
         """
-        self.refused: Counter[str] = Counter()  # frames that came, by the reason: a FrameError's name
-        self.dropped: Counter[int] = Counter()  # frames that were not sent, by peer
-        self._codec = Codec(envelope)
+        super().__init__(envelope, on_frames, on_unreachable)
         self._keys = _ring(keys)
-        self._on_frames = on_frames
-        self._on_unreachable = on_unreachable
-        self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._addresses: dict[int, str] = {}
         self._links: dict[tuple[int, Lane], dict[CurveKey, Socket]] = {}
         self._sent: set[Socket] = set()  # since they were looked at
-        self._unreachable: set[int] = set()
-        self._closed = False
         self._keeper = DoorKeeper(self._context, self._loop, self._accepted())
         self._ipv6 = bind.startswith("[")
         self._port: sockets.socket | None = None
@@ -302,23 +295,6 @@ class Transport:
             for key in ring:
                 if key not in link:
                     link[key] = self._dial(self._addresses[peer], lane, key)
-
-    def _drop(self, peer: int) -> bool:
-        self.dropped[peer] += 1
-        if not self._unreachable:
-            self._loop.call_soon(self._tell_unreachable)
-        self._unreachable.add(peer)
-        return False
-
-    def _tell_unreachable(self) -> None:
-        peers, self._unreachable = self._unreachable, set()
-        if not self._closed:
-            for peer in sorted(peers):
-                self._on_unreachable(peer)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TransportClosed("this transport was closed")
 
     def close(self) -> None:
         """See `base.Transport`."""
