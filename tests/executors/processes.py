@@ -5,13 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from executors import proc
 from executors.base import AttemptSpec
-from executors.process import ProcessExecutor
+from executors.process import ProcessExecutor, create
 from executors.process_records import Record, load
-from tests.executors.contract import attempts_root
+from tests.executors.contract import Work, attempts_root, shell_spec
+
+
+class Processes:
+    """Attempts below one root. A test has them by the fixture `processes`."""
+
+    def __init__(self, root: Path) -> None:
+        """root: a directory for them."""
+        self.root = root
+        self.specs: list[AttemptSpec] = []
+
+    def spec(self, script: str) -> AttemptSpec:
+        """A new one."""
+        self.specs.append(shell_spec(self.root, f"prime-test-{len(self.specs) + 1}", Work(script)))
+        return self.specs[-1]
+
+    @asynccontextmanager
+    async def executor(self) -> AsyncIterator[ProcessExecutor]:
+        """An executor of its own; attempts outlive it."""
+        async with create({"attempts_root": str(self.root / "attempts")}) as executor:
+            yield executor
 
 
 def state_of(spec: AttemptSpec) -> Path:

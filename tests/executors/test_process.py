@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,50 +25,17 @@ from executors.process_state import EXIT, RECORD, STOP, write_json
 from executors.segments import Gap, read
 from tests.executors.contract import (
     AT_GATE,
-    Work,
     content,
     in_loop,
     lines_of,
     run,
     shell_release,
-    shell_spec,
     shell_starts,
     until_seen,
 )
-from tests.executors.processes import left_of, record_of, state_of
-from tests.open_files import open_files, opened_since
+from tests.executors.processes import Processes, left_of, record_of, state_of
 
 ROOT = Path(__file__).parents[2]
-
-
-class Processes:
-    """Attempts below one root."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.specs: list[AttemptSpec] = []
-
-    def spec(self, script: str) -> AttemptSpec:
-        self.specs.append(shell_spec(self.root, f"prime-test-{len(self.specs) + 1}", Work(script)))
-        return self.specs[-1]
-
-    @asynccontextmanager
-    async def executor(self) -> AsyncIterator[ProcessExecutor]:
-        async with create({"attempts_root": str(self.root / "attempts")}) as executor:
-            yield executor
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Each test leaves no process and no open file behind."""
-    before = open_files()
-    processes = Processes(tmp_path)
-    yield processes
-    left = [pid for spec in processes.specs for pid in left_of(spec)]
-    for pid in left:  # a test that failed must not burden those after it
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
-    assert not opened_since(before)
 
 
 def supervisor_pid(spec: AttemptSpec) -> int:

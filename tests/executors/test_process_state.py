@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,51 +23,18 @@ from executors.process import ProcessExecutor
 from executors.process_state import EXIT, RECORD
 from tests.executors.contract import (
     AT_GATE,
-    Work,
     in_loop,
     run,
     shell_release,
-    shell_spec,
     shell_starts,
     until_seen,
 )
-from tests.executors.processes import left_of, record_of, state_of
-from tests.open_files import open_files, opened_since
+from tests.executors.processes import Processes, left_of, record_of, state_of
 from tests.small_disk import fill, small_disk
 
 ROOT = Path(__file__).parents[2]
 OTHER_LIMIT = "prlimit --rttime=1099511627777"
 UNPRIVILEGED = 65534
-
-
-class Processes:
-    """Attempts below one root."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.specs: list[AttemptSpec] = []
-
-    def spec(self, script: str) -> AttemptSpec:
-        self.specs.append(shell_spec(self.root, f"prime-test-{len(self.specs) + 1}", Work(script)))
-        return self.specs[-1]
-
-    @asynccontextmanager
-    async def executor(self) -> AsyncIterator[ProcessExecutor]:
-        async with ProcessExecutor(self.root / "attempts") as executor:
-            yield executor
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Each test leaves no process and no open file behind."""
-    before = open_files()
-    processes = Processes(tmp_path)
-    yield processes
-    left = [pid for spec in processes.specs for pid in left_of(spec)]
-    for pid in left:  # a test that failed must not burden those after it
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
-    assert not opened_since(before)
 
 
 async def until_ready(executor: ProcessExecutor, spec: AttemptSpec) -> None:
