@@ -39,6 +39,7 @@ class Engines:
     def __init__(self, executors: Mapping[str, Executor]) -> None:
         self.executors = executors
         self.ready: frozenset[str] = frozenset()
+        self._told: dict[str, str] = {}  # why an engine does not answer, as it was logged
 
     async def probe(self) -> bool:
         """Try to connect those that did not answer so far. Returns whether `ready` has grown."""
@@ -49,7 +50,9 @@ class Engines:
             try:
                 await executor.open()
             except EngineUnreachable as error:
-                log.info("no engine answers", extra={"executor": name, "error": str(error)})
+                if self._told.get(name) != str(error):
+                    log.info("no engine answers", extra={"executor": name, "error": str(error)})
+                self._told[name] = str(error)
             else:
                 answering.add(name)
         grown = answering != self.ready

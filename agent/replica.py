@@ -71,6 +71,8 @@ class Replica:
     table: read it freely on the loop's thread; only this class changes it.
     """
 
+    _told = ("", 0)  # who leads, in which term, as it was logged
+
     def __init__(
         self,
         durable: DurableLog,
@@ -319,7 +321,13 @@ class Replica:
             self._leader_changed = asyncio.get_running_loop().create_future()
         return self._leader_changed
 
-    def _on_role(self, _role: Role) -> None:
+    def _on_role(self, role: Role) -> None:
+        node = self.driver.node
+        names = [agent.id for agent in self.table.rows.agents.values() if agent.node == node.leader]
+        who = "nobody is known to lead" if node.leader == NONE else f"{names[0] if names else node.leader} leads"
+        if self._told != (who, self.term):
+            self._told = (who, self.term)
+            log.info(who, extra={"term": self.term, "role": role})
         if self._leader_changed is not None and not self._leader_changed.done():
             self._leader_changed.set_result(None)
 

@@ -62,8 +62,8 @@ BROKEN_WAIT_MAX_S: Final = 60.0  # between tries to end an attempt that the agen
 class Network(Protocol):
     """Blobs on other agents (`cluster.blobs.Blobs`)."""
 
-    async def fetch_whole(self, kind: str, digest: str) -> None:
-        """Have a blob here, with all it names. Raises BlobError."""
+    async def fetch_whole(self, kind: str, digest: str, *, read: bool = False) -> None:
+        """Have a blob here, with all it names; read: and none of it damaged. Raises BlobError."""
 
     async def spread(self, digests: Sequence[str]) -> None:
         """Have a majority of the voters hold blobs that are here. Raises Refusal."""
@@ -539,7 +539,7 @@ class Worker:
         except (BlobMissing, BlobDamaged):
             if self._network is None:
                 raise
-        await self._network.fetch_whole("bundle", self.replica.table.rows.runs[driven.run_id].bundle)
+        await self._network.fetch_whole("bundle", self.replica.table.rows.runs[driven.run_id].bundle, read=True)
         return await self._prepare_here(driven)
 
     async def _prepare_here(self, driven: Driven) -> tuple[AttemptSpec, str]:

@@ -568,7 +568,7 @@ class Far:
         self.says, self.room, self.asked = list(says), asyncio.Event(), list[str]()
         self.met, self.all = asyncio.Event(), set[str]()
 
-    async def fetch_whole(self, kind: str, digest: str) -> None:
+    async def fetch_whole(self, kind: str, digest: str, *, read: bool = False) -> None:
         """It is here."""
 
     async def spread_whole(self, kind: str, digest: str) -> None:
@@ -632,7 +632,7 @@ async def test_what_a_run_is_made_of_is_fetched_where_it_is_missing_or_damaged_p
     class Others(Far):
         """They have the bundle."""
 
-        async def fetch_whole(self, kind: str, digest: str) -> None:
+        async def fetch_whole(self, kind: str, digest: str, *, read: bool = False) -> None:
             assert kind == "bundle"
             self.asked.append(digest)
             path = agent.service.context.blobs.path(digest)

@@ -257,11 +257,15 @@ class Blobs:
             return False
         return True
 
-    async def fetch_whole(self, kind: str, digest: str) -> None:
-        """Have a blob here, with all it names. Raises BlobError, once all that others have is here."""
+    async def fetch_whole(self, kind: str, digest: str, *, read: bool = False) -> None:
+        """Have a blob here, with all it names. Raises BlobError, once all that others have is here.
+
+        read: look at every byte, and replace what is damaged (P9); else what is there is taken for whole.
+        """
         missing: BlobError | None = None
+        is_here = self._sound if read else self.store.has
         for one in await self._named_by(kind, digest):
-            if not await asyncio.to_thread(self.store.has, one):
+            if not await asyncio.to_thread(is_here, one):
                 try:
                     await self.fetch(one)
                 except BlobError as error:

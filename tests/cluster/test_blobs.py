@@ -186,6 +186,21 @@ async def test_what_is_damaged_there_is_taken_from_the_next_and_nothing_false_is
 
 
 @in_loop
+async def test_what_a_damaged_blob_is_named_by_finds_it_whole_once_it_is_read_p9(tmp_path: Path) -> None:
+    async with three(tmp_path) as (_one, members):
+        (_first, blobs), (_second, other), _third = members
+        asset = other.store.put(LARGE)
+        blobs.store.put(LARGE)
+        names = blobs.store.put(asset.encode())
+        damage(blobs.store, asset)
+        await blobs.fetch_whole("list", names)  # by its name it is there
+        with pytest.raises(BlobDamaged):
+            blobs.store.get(asset)
+        await blobs.fetch_whole("list", names, read=True)
+        assert blobs.store.get(asset) == LARGE
+
+
+@in_loop
 async def test_a_size_that_no_blob_has_is_not_waited_for(tmp_path: Path) -> None:
     async def lie(_asker: Asker, _question: GetBlob) -> Piece:
         return Piece(2**60, b"x")
