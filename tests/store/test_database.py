@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +145,24 @@ def test_a_finished_run_lands_with_its_instances_and_attempts(mirror: Mirror, hi
     assert query(url, "SELECT generation, term, log_index, ordinal, gaps FROM prime_fence") == [(1, 3, 7, 1, 0)]
     assert mirror.status().watermark == (7, 1)
     assert mirror.status().behind == 0
+
+
+def test_the_document_names_every_table_and_column_and_its_questions_are_answered(
+    mirror: Mirror, history: History, url: str
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", document, re.MULTILINE)
+    told = {table: re.findall(r"`(\w+)`", columns) for table, columns in rows}
+    history.append([ended(1, tries=3, state="failed", reason="exit_code", finished_at_ms=1_790_000_000_000)])
+    mirror.step(history, generation=1, term=1)
+    database = open_database(url)
+    with database.connection_context():
+        there = {table: [column.name for column in database.get_columns(table)] for table in TABLES}
+    assert told == there
+    fails, tries, gaps = (query(url, sql) for sql in re.findall(r"```sql\n(.*?)```", document, re.DOTALL))
+    assert fails == [("orders", "exit_code", 1)]
+    assert tries == [("shop", "orders", "RUN1-0", "bq2bq", 3)]
+    assert gaps == []
 
 
 def test_times_are_real_timestamps_in_utc(mirror: Mirror, history: History, url: str) -> None:
