@@ -20,6 +20,7 @@ from agent.store.history import History
 from agent.waiters import PROPOSALS_MAX
 from consensus.disk import RealFileSystem
 from consensus.durable import DurableLog
+from consensus.messages import ConfState, SnapshotMeta
 from consensus.wal_identity import Identity
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, task
 
@@ -311,6 +312,23 @@ def test_whoever_waits_for_an_index_is_woken_by_it_p6(tmp_path: Path) -> None:
         await replica.propose(submit("r1"))
         assert await waiting
         assert not await replica.wait_applied(10_000, 0.01)
+
+    drive(tmp_path, body)
+
+
+def test_whoever_waits_for_an_end_is_woken_by_it_and_by_a_table_that_comes_from_elsewhere(tmp_path: Path) -> None:
+    async def body(replica: Replica) -> None:
+        await found(replica)
+        for run in ("r1", "r2"):
+            await replica.propose(submit(run))
+        one, other = replica.ended("r1"), replica.ended("r2")
+        await finish(replica, "r1")
+        assert one.done()
+        assert not other.done()
+        loader = replica.loader()
+        loader.feed(replica.table.dump())
+        for _part in replica.restore(SnapshotMeta(replica.applied_index, 1, ConfState((1,))), loader.finish()):
+            assert other.done()
 
     drive(tmp_path, body)
 
