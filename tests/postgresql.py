@@ -89,8 +89,8 @@ def _programs() -> Path:
     """Where the server's programs are; Debian keeps each version apart, and off PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        command = [Path(__file__).parent.parent / "scripts" / "apt-install", "postgresql"]
-        subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S)
+        install = Path(__file__).parent.parent / "scripts" / "apt-install"
+        subprocess.run([str(install), "postgresql"], check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S)
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         raise NoDatabase("PostgreSQL is not installed; run: sudo apt-get install postgresql")
