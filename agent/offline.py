@@ -15,11 +15,12 @@ from agent.spec import bundle as bundles
 from agent.spec import params
 from agent.spec.bundle import EXECUTOR_KEY, Bundle
 from agent.spec.check import check_job, relocate
-from agent.spec.compile import Compiled, Masked, compile_instance, schedule_of
+from agent.spec.compile import Compiled, compile_instance, schedule_of
 from agent.spec.document import nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity, SpecError, has_errors
 from agent.spec.job import JobSpec, ParsedJob, parse_job
 from agent.spec.limits import size_problems
+from agent.spec.lookups import Masked
 from agent.spec.params import Value
 from agent.spec.project import project_positions
 from agent.spec.trial import can_be_tried, try_bundle, untold

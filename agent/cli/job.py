@@ -311,8 +311,9 @@ def compile_(name: str, at: str, instance: str | None, param: tuple[str, ...], f
     from agent import offline
     from agent.spec import params
     from agent.spec.bundle import instance_name, spec_of
-    from agent.spec.compile import MASK, rfc3339
+    from agent.spec.compile import rfc3339
     from agent.spec.document import nearest
+    from agent.spec.lookups import MASK
 
     moment = read_moment(at, "--at")
     folder, found, spec = _find(name)

@@ -14,9 +14,9 @@ from agent.spec import bundle as bundles
 from agent.spec import params
 from agent.spec.bundle import EXECUTOR_KEY, Bundle, Planned
 from agent.spec.check import relocate
-from agent.spec.compile import Masked
 from agent.spec.errors import PluginError, Position, Problem, has_errors
 from agent.spec.jobspec import WindowSpec
+from agent.spec.lookups import Masked
 from agent.spec.plugin import Plugin
 from agent.spec.trial import Trial, try_bundle
 

@@ -126,6 +126,25 @@ def plan(bundle: Bundle) -> tuple[Planned, ...]:
     return (*before, *teardown)
 
 
+def before(planned: Iterable[Planned], name: str) -> frozenset[str]:
+    """The instances of a run that come before the one of this name: it is decided on when they have ended, or later.
+
+    A fail hook runs when the first of what comes before it has failed; the rest may not have ended then.
+    """
+    known = {one.name: one for one in planned}
+    setups = [one.name for one in known.values() if one.place is Place.SETUP]
+    core = [one.name for one in known.values() if one.place not in (Place.FAIL, Place.TEARDOWN)]
+    place = known[name].place
+    found: set[str] = set()
+    todo = [*known[name].after, *(core if place is Place.FAIL else () if place is Place.SETUP else setups)]
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found.add(one)
+            todo += known[one].after
+    return frozenset(found)
+
+
 def place_of(hook: HookSpec, plugin: Plugin) -> Place:
     """Where a hook stands: the job's word over the plugin's."""
     return Place((hook.hooktype or plugin.hook_type).value)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
 
 from agent.spec import cron, window
-from agent.spec.bundle import Bundle, spec_of
+from agent.spec.bundle import Bundle, before, plan, spec_of
 from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, WindowSpec
 from agent.spec.limits import ENVIRONMENT_BYTES_MAX, argument_problem, asset_problems
+from agent.spec.lookups import Asked, Secrets, TaskOutputs, Tasks
 from agent.spec.params import Value
 from agent.spec.template import TemplateError, render
 from agent.spec.template.reads import paths_read
 from agent.spec.window import Interval
 
-MASK: Final = "***"
 BREAK_MARKER: Final = "\n--*--optimus-break-marker--*--\n"
 UNRENDERED: Final = (".gtpl", ".j2", ".tmpl", ".tpl")
 QUERY_ASSET: Final = "query.sql"
@@ -34,69 +35,14 @@ OWN_VARIABLES: Final = frozenset({"JOB_DIR", "OPTIMUS_HOST", "OPTIMUS_HOSTNAME",
 """Variables that say to an attempt where and which it is. A config value of such a name is not handed over."""
 
 
-class Masked(Mapping[str, str]):
-    """Stands in for the secrets where something is shown or stored: `***` for each name that exists.
-
-    names: None = any name exists (compiling without an agent).
-    """
-
-    def __init__(self, names: frozenset[str] | None = None) -> None:
-        self._names = names
-
-    def __getitem__(self, name: str) -> str:
-        if self._names is not None and name not in self._names:
-            raise KeyError(name)
-        return MASK
-
-    def __contains__(self, name: object) -> bool:
-        return self._names is None or name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names or ())
-
-    def __len__(self) -> int:
-        return len(self._names or ())
-
-
-class _Secrets(Mapping[str, str]):
-    """The secrets, and which of them a text has asked for in vain: what is missing is told by name, all of it at once.
-
-    assumed: names that are answered with `***` although there is no such secret.
-    """
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        self._given = given
-        self.assumed: set[str] = set()
-        self._missed: str | None = None
-
-    def __getitem__(self, name: str) -> str:
-        return MASK if name in self.assumed else self._given[name]
-
-    def __contains__(self, name: object) -> bool:
-        if name in self.assumed or name in self._given:
-            return True
-        self._missed = str(name)
-        return False
-
-    def missed(self) -> str | None:
-        """The last name that was asked for in vain since this was called last."""
-        name, self._missed = self._missed, None
-        return name
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._given)
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
     """What an instance finds.
 
     environment: config values without secrets, and the system's variables; secrets: config values made with one. Those
     that the worker sets for each attempt (`instance_environment`, OWN_VARIABLES) are in neither.
-    files: {path below in/: bytes}.  params: what the run was given.
+    files: {path below in/: bytes}.  params: what the run was given.  left_out: {path of an asset that is not in files,
+    since it reads outputs of an instance that comes later: why}.
     """
 
     instance: str
@@ -105,6 +51,7 @@ class Compiled:
     secrets: dict[str, str] = field(repr=False)
     files: dict[str, bytes] = field(repr=False)
     params: dict[str, Value] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +108,17 @@ def compile_instance(
     started_at: datetime,
     secrets: Mapping[str, str],
     assets: Mapping[str, bytes],
+    outputs: Mapping[str, TaskOutputs] | None = None,
 ) -> Compiled:
     """Compile one instance of a run.
 
     name: the instance's.  scheduled_at: the time the run stands for; started_at: when it was asked for; both aware.
-    secrets: by name, or `Masked`.  assets: {path: raw bytes}.  Raises SpecError with every text that does not compile.
+    secrets: by name, or `Masked`.  assets: {path: raw bytes}.  outputs: of every instance of the run; None = there is
+    no run yet: a text that reads some has the action that reads it in their place, or stays as it is.
+    Raises SpecError with every text that does not compile.
     """
     made = render_instance(
-        bundle, name, scheduled_at=scheduled_at, started_at=started_at, secrets=secrets, assets=assets
+        bundle, name, scheduled_at=scheduled_at, started_at=started_at, secrets=secrets, assets=assets, outputs=outputs
     )
     if made.problems or made.missing or made.unjudged:
         raise SpecError([*made.problems, *made.missing, *made.unjudged])
@@ -180,13 +130,16 @@ class Rendering:
     """An instance, whatever is wrong with it.
 
     compiled: with "" for what cannot be compiled.  problems: all but these: missing, the places that read a secret
-    which does not exist.  unjudged: what may be for want of a parameter's value, which only a run has.
+    which does not exist.  unjudged: what may be for want of a parameter's value, which only a run has; unknown: for
+    want of an output's.  left_out: {asset: what is wrong with it for this instance, and may not be for a later one}.
     """
 
     compiled: Compiled
     problems: tuple[Problem, ...]
     missing: tuple[Problem, ...]
     unjudged: tuple[Problem, ...]
+    unknown: tuple[Problem, ...]
+    left_out: dict[str, Problem]
 
 
 def render_instance(
@@ -197,11 +150,19 @@ def render_instance(
     started_at: datetime,
     secrets: Mapping[str, str],
     assets: Mapping[str, bytes],
+    outputs: Mapping[str, TaskOutputs] | None = None,
 ) -> Rendering:
     """As `compile_instance`, for who wants all that is wrong. Raises SpecError for a window that has no interval."""
-    compiler = _Compiler(bundle, scheduled_at, started_at, secrets)
+    compiler = _Compiler(bundle, name, scheduled_at, started_at, secrets, outputs)
     compiled = compiler.compile(spec_of(bundle.job, name), name, assets)
-    return Rendering(compiled, tuple(compiler.problems), tuple(compiler.missing), tuple(compiler.unjudged))
+    return Rendering(
+        compiled,
+        tuple(compiler.problems),
+        tuple(compiler.missing),
+        tuple(compiler.unjudged),
+        tuple(compiler.unknown),
+        compiler.left_out,
+    )
 
 
 def spec_file(job: JobSpec) -> str:
@@ -215,10 +176,19 @@ def spec_path(job: JobSpec, spec: TaskSpec | HookSpec) -> str:
 
 
 class _Compiler:
-    """Collects what goes wrong, so that all of it is said at once. missing: what reads a secret that is not there."""
+    """Collects what goes wrong, so that all of it is said at once: see `Rendering`.
+
+    too_early: the task's config values that are not there for a hook which comes before what they read, and why.
+    """
 
     def __init__(
-        self, bundle: Bundle, scheduled_at: datetime, started_at: datetime, secrets: Mapping[str, str]
+        self,
+        bundle: Bundle,
+        name: str,
+        scheduled_at: datetime,
+        started_at: datetime,
+        secrets: Mapping[str, str],
+        outputs: Mapping[str, TaskOutputs] | None,
     ) -> None:
         self.bundle = bundle
         self.job = bundle.job
@@ -226,9 +196,15 @@ class _Compiler:
         self.started_at = started_at.astimezone(UTC)
         self.problems: list[Problem] = []
         self.missing: list[Problem] = []
-        self.secrets = _Secrets(secrets)
+        self.secrets = Secrets(secrets)
         self.open_params = bundle.job.params.keys() - bundle.params.keys()
         self.unjudged: list[Problem] = []
+        self.unknown: list[Problem] = []
+        self.left_out: dict[str, Problem] = {}
+        self.too_early: dict[str, str] = {}
+        self.is_task = name == bundle.job.task.name
+        self.order = cache(lambda: self._order(name))
+        self.tasks = Tasks(lambda: self.order()[0], lambda: self.order()[1], outputs)
         self.defaults: Collection[str] = ()  # the assets that are the plugin's own
         try:
             self.interval = interval_of(bundle, self.scheduled_at)
@@ -238,8 +214,17 @@ class _Compiler:
             "params": bundle.params,
             "proj": bundle.variables,
             "secret": self.secrets,
+            "tasks": self.tasks,
             **{f"GLOBAL__{key}": value for key, value in bundle.variables.items()},
         }
+
+    def _order(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
+        """The instances before this one, and all of the run."""
+        try:
+            planned = plan(self.bundle)
+        except PluginError as error:
+            raise SpecError([Problem(spec_file(self.job), *_START, "hooks", str(error))]) from error
+        return before(planned, name), frozenset(one.name for one in planned)
 
     def compile(self, spec: TaskSpec | HookSpec, name: str, assets: Mapping[str, bytes]) -> Compiled:
         """What the instance finds; worth something only where `problems` and `missing` are empty behind it."""
@@ -262,6 +247,7 @@ class _Compiler:
             secrets=secret,
             files=files,
             params=self.bundle.params,
+            left_out={path: problem.message for path, problem in self.left_out.items()},
         )
 
     def _check_environment(self, config: Mapping[str, str], system: Mapping[str, str], path: str) -> None:
@@ -311,40 +297,63 @@ class _Compiler:
         if isinstance(spec, TaskSpec):
             urn = self.bundle.plugins[spec.name].destination_urn_template
             if urn:
-                self.context |= config
+                self.context |= {key: value for key, value in config.items() if key not in self.too_early}
                 system["JOB_DESTINATION"] = self._text(urn, "task.name", name=f"{spec.name}: destination_urn_template")
                 for key in config:
-                    del self.context[key]
+                    self.context.pop(key, None)
                 self._use(system)
-        return {key: config[key] if key in config else self._text(raw[key], f"{path}.config.{key}") for key in raw}
+        made = {key: config[key] if key in config else self._text(raw[key], f"{path}.config.{key}") for key in raw}
+        return made if spec is not self.job.task else {k: v for k, v in made.items() if k not in self.too_early}
 
     def _text(
-        self, text: str, key: str, partials: Mapping[str, str] | None = None, *, file: str = "", name: str = ""
+        self, text: str, key: str, partials: Mapping[str, str] | None = None, *, asset: str = "", name: str = ""
     ) -> str:
         """Render one text; "" for one that cannot be.
 
-        key: of the spec, which the text is the value of; file: the asset that it is instead. name: what the template's
-        own messages call it.
+        key: of the spec, which the text is the value of, or belongs to; asset: the path of the asset that it is.
+        name: what the template's own messages call it.
         """
         if "{{" not in text:
             return text.strip()
         self.secrets.assumed.clear()
         self.secrets.missed()
+        self.tasks.asked = Asked()
+        file = asset if asset not in self.defaults else ""  # of one that is the plugin's own, the user has its name
         while True:
             try:
                 return render(text, self.context, partials or {}, name=name or file or key)
             except TemplateError as error:
                 # A line of a value is none of the spec's file: where the value stands is for `check.relocate` to say.
                 place = (file, error.line, error.column + 1) if file else (spec_file(self.job), *_START)
-                if self._reads_open_param(text, partials or {}):
-                    self.unjudged.append(Problem(*place, (error.key or "") if file else key, str(error)))
-                    return ""
                 secret = self.secrets.missed()
-                if secret is None or secret != error.key:
-                    self.problems.append(Problem(*place, (error.key or "") if file else key, str(error)))
-                    return ""
+                if secret is None or secret != error.key or self._reads_open_param(text, partials or {}):
+                    problem = Problem(*place, (error.key or "") if file else key, str(error))
+                    return self._judge(problem, error.key, text, partials or {}, asset, key)
                 self.missing.append(Problem(*place, f"secret.{secret}" if file else key, missing_secret(secret)))
                 self.secrets.assumed.add(secret)  # what else is wrong with the text is told as well
+
+    def _judge(
+        self, problem: Problem, missed: str | None, text: str, partials: Mapping[str, str], asset: str, key: str
+    ) -> str:
+        """Put what is wrong with a text where it belongs. Returns what stands for the text.
+
+        missed: the key at which its rendering has ended.
+        """
+        if self._reads_open_param(text, partials):
+            self.unjudged.append(problem)
+            return ""
+        early = self.tasks.comes_too_late(missed) or self.too_early.get((missed or "").removeprefix("TASK__"))
+        if early is not None and asset:
+            self.left_out[asset] = replace(problem, message=early)
+        elif early is not None and key.startswith("task.") and not self.is_task:
+            self.too_early[key.rpartition(".")[2]] = early
+        elif early is None and self.tasks.asked.guessed and self.tasks.asked.instance is None:
+            self.unknown.append(problem)
+            return text.strip()
+        else:
+            why = f"; {early}" if early is not None else self.tasks.why(missed)
+            self.problems.append(replace(problem, message=problem.message + why))
+        return ""
 
     def _reads_open_param(self, text: str, partials: Mapping[str, str]) -> bool:
         """Whether an error may be for want of a parameter's value: what only a run will say cannot be judged before."""
@@ -376,13 +385,12 @@ class _Compiler:
                 files[path] = self._daily(text, path, partials).encode()
             else:
                 files[path] = self._asset(text, path, partials).encode()
-        return files
+        return {path: data for path, data in files.items() if path not in self.left_out}
 
     def _asset(self, text: str, path: str, partials: Mapping[str, str]) -> str:
-        """Render an asset. Of one that is the plugin's own, the user has the plugin's name."""
         if path in self.defaults:
-            return self._text(text, "task.name", partials, name=f"{self.job.task.name}: {path}")
-        return self._text(text, path, partials, file=path)
+            return self._text(text, "task.name", partials, asset=path, name=f"{self.job.task.name}: {path}")
+        return self._text(text, path, partials, asset=path)
 
     def _one_query_a_day(self, task_config: Mapping[str, str]) -> bool:
         return task_config.get("LOAD_METHOD") == "REPLACE" and self.interval.end - self.interval.start > DAY

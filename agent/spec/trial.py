@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from agent.spec import bundle as bundles
@@ -46,19 +46,32 @@ def try_bundle(
         return Trial((Problem(spec_file(bundle.job), 1, 1, "hooks", str(error)),), (), ())
     problems: list[Problem] = []
     missing: list[Problem] = []
+    left_out: list[dict[str, Problem]] = []
     for one in planned:
         try:
             made = render_instance(bundle, one.name, scheduled_at=at, started_at=at, secrets=secrets, assets=assets)
             problems += made.problems
             missing += made.missing
-            if executor is not None and not made.problems and not made.unjudged:
+            left_out.append(made.left_out)
+            if executor is not None and not (made.problems or made.unjudged or made.unknown):
                 launch(bundle, one.name, {**made.compiled.environment, **made.compiled.secrets}, executor(one))
         except SpecError as error:
             problems += error.problems
         except PluginError as error:
             key = f"{spec_path(bundle.job, spec_of(bundle.job, one.name))}.name"
             problems.append(Problem(spec_file(bundle.job), 1, 1, key, str(error)))
+    problems += _of_no_use(left_out)
     return Trial(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(missing)), planned)
+
+
+def _of_no_use(left_out: list[dict[str, Problem]]) -> list[Problem]:
+    """What is wrong with assets that no instance would find. left_out: of every instance that could be looked at."""
+    first = left_out[0] if left_out else {}
+    return [
+        replace(problem, message=f"{problem.message}; no instance comes late enough to read this asset")
+        for path, problem in first.items()
+        if all(path in one for one in left_out)
+    ]
 
 
 def can_be_tried(found: Iterable[Problem]) -> bool:

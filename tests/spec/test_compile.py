@@ -19,7 +19,6 @@ from agent.spec.compile import (
     BREAK_MARKER,
     OWN_VARIABLES,
     Compiled,
-    Masked,
     compile_instance,
     instance_environment,
     interval_of,
@@ -30,6 +29,7 @@ from agent.spec.compile import (
 from agent.spec.errors import PluginError, SpecError
 from agent.spec.job import parse_job
 from agent.spec.jobspec import JobSpec, TriggerRule, WindowSpec
+from agent.spec.lookups import Masked
 from agent.spec.plugin import BUILTIN, DEFAULT, Plugin, PluginVersion, parse_plugin
 from agent.spec.quantity import cores, size_bytes
 from agent.spec.trial import try_bundle

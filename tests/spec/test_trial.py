@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.spec import compile as compiling
 from agent.spec.bundle import Bundle, Planned
 from agent.spec.check import relocate
-from agent.spec.compile import Masked
 from agent.spec.errors import Position, Problem, Severity
+from agent.spec.lookups import Masked, Secrets
 from agent.spec.trial import Trial, can_be_tried, trial_time, try_bundle, untold
 from tests.spec.test_compile import AT, job, plugin
 
@@ -152,5 +151,5 @@ def test_a_job_is_tried_for_its_next_tick_and_without_one_for_now() -> None:
 
 
 def test_secrets_are_a_mapping_of_what_is_there_and_remember_what_was_asked_for_in_vain() -> None:
-    secrets = compiling._Secrets({"PW": "x"})
+    secrets = Secrets({"PW": "x"})
     assert (list(secrets), len(secrets), "NO" in secrets, secrets.missed()) == (["PW"], 1, False, "NO")
