@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 from agent.runtable import commands as c
 from agent.runtable.model import Reason
+from agent.store.blobs import name_of
 
 
 class Intent(msgspec.Struct, array_like=True, frozen=True):
@@ -31,7 +33,7 @@ class StartNote(msgspec.Struct, array_like=True, frozen=True):
 
 
 class EndNote(msgspec.Struct, array_like=True, frozen=True):
-    """What the journal keeps of an end."""
+    """What the journal keeps of an end. outputs: their blob, which is put on disks when they are told."""
 
     reason: str | None
     exit_code: int | None
@@ -40,6 +42,7 @@ class EndNote(msgspec.Struct, array_like=True, frozen=True):
     finished_at_ms: int
     facts: dict[str, str]
     compiled: str | None
+    outputs: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class Driven:
     stopping: its engine was told to stop it, for the table. fenced: the same, since the agent's lease has ended.
     waits: it runs on when the agent is lost (`Instance.outlives_loss`).
     kept: the names of the blobs that hold what was rendered; spread: they are on a majority of disks.
+    sealed: the secrets it was prepared with, encrypted (`provision.sealed_secrets`).
     telling: tells of its start, as long as that takes.
     broken: the kind of the error that nobody foresaw, once there was one: the attempt is only ended from there on.
     """
@@ -72,6 +76,7 @@ class Driven:
     broken: str = ""
     kept: tuple[str, ...] = ()
     spread: bool = False
+    sealed: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     telling: asyncio.Task[None] | None = None
 
     @property
@@ -125,4 +130,5 @@ class Driven:
             note.finished_at_ms,
             note.compiled,
             note.facts,
+            name_of(note.outputs) if note.outputs is not None else None,
         )

@@ -169,6 +169,8 @@ def named_by_run(run: Run) -> Iterator[Root]:
         for attempt in instance.attempts:
             if attempt.compiled is not None:
                 yield "manifest", attempt.compiled
+            if attempt.outputs is not None:
+                yield "outputs", attempt.outputs
 
 
 def named_by_history(history: History) -> Iterator[Root]:
@@ -186,6 +188,8 @@ def named_in(kind: str, data: bytes) -> Iterable[str]:
         return msgspec.json.decode(data, type=JobBlob).assets.values()
     if kind == "bundle":
         return bundles.decode(data).assets.values()
+    if kind == "outputs":
+        return ()
     manifest: dict[str, Any] = msgspec.json.decode(data)
     digests: dict[str, str] = manifest["assets"]
     return digests.values()

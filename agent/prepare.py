@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from agent.attempt import Driven
+from agent.keyring import SecretError
+from agent.outputs import PutOut, Taken, take
 from agent.provision import Provisioner, Workspace
 from agent.retired import KEEP_ENDED_S
 from agent.runtable.model import Run
 from agent.spec.bundle import Bundle
 from agent.spec.compile import Compiled, instance_environment, launch, spec_file
-from agent.spec.errors import Problem, SpecError
+from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.quantity import cores, size_bytes
+from agent.store.errors import StoreError
 from agent.store.logs import LogStore
 from executors.base import AttemptSpec, Resources
+
+log = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 10.0
 ROOM_BYTES: Final = 8 * 1024 * 1024  # that must be free before an attempt is prepared: its first files and log
@@ -58,6 +64,9 @@ class Materials:
     files: dict[str, bytes] = field(repr=False)
 
 
+Sealed = Mapping[str, tuple[str, bytes]]
+
+
 class Preparer:
     """Makes what an attempt finds and is started with."""
 
@@ -70,10 +79,13 @@ class Preparer:
         """The attempt's own directory."""
         return self._settings.attempts / run_id / instance / str(number)
 
-    def prepare(self, driven: Driven, run: Run, sealed: Mapping[str, tuple[str, bytes]]) -> tuple[AttemptSpec, str]:
+    def prepare(
+        self, driven: Driven, run: Run, sealed: Sealed, outputs: Mapping[str, PutOut]
+    ) -> tuple[AttemptSpec, str]:
         """Compile an attempt, fill its directory and keep the redacted copy. Returns (its spec, the copy's hash).
 
-        Blocks. sealed: see `provision.sealed_secrets`. Raises PluginError, SecretError, StoreError, ValueError for what
+        Blocks. sealed: see `provision.sealed_secrets`; outputs: see `outputs.put_out`.
+        Raises PluginError, SecretError, StoreError, ValueError for what
         cannot be compiled, OSError; none of them quotes a secret.
         """
         data = self._settings.attempts.parent
@@ -82,14 +94,30 @@ class Preparer:
         provisioner = self._provisioner
         bundle = provisioner.bundle(run.bundle)
         try:
-            kept = provisioner.keep(provisioner.compile(run, driven.instance, sealed, masked=True))
+            kept = provisioner.keep(provisioner.compile(run, driven.instance, sealed, masked=True, put_out=outputs))
             driven.compiled, driven.kept = kept[-1], kept
-            compiled = provisioner.compile(run, driven.instance, sealed)
+            compiled = provisioner.compile(run, driven.instance, sealed, put_out=outputs)
         except SpecError as error:
             raise ValueError("\n".join(_told(one, bundle) for one in error.problems)) from error
         spec = self._spec(driven, run, bundle, compiled)
         Workspace(spec.directory).fill(compiled)
         return spec, kept[-1]
+
+    def take_outputs(self, driven: Driven, run: Run, now: Sealed, outputs: Mapping[str, PutOut]) -> Taken:
+        """What an attempt that has succeeded has put out, without what tells a secret of it. Blocks; raises nothing.
+
+        now: the secrets as they are at its end; another value may have been there at its start.
+        """
+
+        def hidden() -> set[str]:
+            several = [now, *([driven.sealed] if driven.sealed and driven.sealed != now else [])]
+            return {value for one in several for value in self._provisioner.told_to(run, driven.instance, one, outputs)}
+
+        try:
+            return take(self._settings.attempts, self.directory(driven.run_id, driven.instance, driven.number), hidden)
+        except (SpecError, PluginError, SecretError, StoreError) as error:
+            log.warning("outputs cannot be looked through", extra={**driven.fields(), "error": type(error).__name__})
+            return Taken(None, "its outputs could not be looked through for secrets, so none were taken")
 
     def _spec(self, driven: Driven, run: Run, bundle: Bundle, compiled: Compiled) -> AttemptSpec:
         config = {**compiled.environment, **compiled.secrets}

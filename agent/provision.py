@@ -18,30 +18,39 @@ from typing import Any
 
 import msgspec
 
+from agent import outputs
 from agent.keyring import Keyring
+from agent.outputs import PutOut
 from agent.runtable.model import Run, Secret
 from agent.runtable.table import Table
 from agent.spec import bundle as bundles
 from agent.spec.bundle import Bundle
-from agent.spec.compile import MASK, Compiled, Masked, compile_instance, rfc3339
+from agent.spec.compile import Compiled, compile_instance, rfc3339
 from agent.spec.errors import Problem, SpecError
 from agent.spec.limits import leaves_folder
+from agent.spec.lookups import MASK, Masked
 from agent.store.blobs import BlobStore, name_of
 
 log = logging.getLogger(__name__)
 
 
 class OpenedSecrets(Mapping[str, str]):
-    """The secrets that a run may use, each decrypted when it is read. Namespace values override the project's."""
+    """The secrets that a run may use, each decrypted when it is read. Namespace values override the project's.
+
+    read: the values of those that were.
+    """
 
     def __init__(self, keyring: Keyring, sealed: Mapping[str, tuple[str, bytes]]) -> None:
         """sealed: {name: (context, ciphertext)}, as `sealed_secrets` gives them."""
         self._keyring = keyring
         self._sealed = sealed
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
         context, ciphertext = self._sealed[name]
-        return self._keyring.decrypt(ciphertext, context=context).decode()
+        value = self._keyring.decrypt(ciphertext, context=context).decode()
+        self.read.add(value)
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sealed)
@@ -80,23 +89,45 @@ class Provisioner:
         return self._bundle(digest)
 
     def compile(
-        self, run: Run, name: str, sealed: Mapping[str, tuple[str, bytes]], *, masked: bool = False
+        self,
+        run: Run,
+        name: str,
+        sealed: Mapping[str, tuple[str, bytes]],
+        *,
+        masked: bool = False,
+        put_out: Mapping[str, PutOut] | None = None,
     ) -> Compiled:
         """Compile one instance of a run, with the secrets or with `***` for each.
 
+        put_out: what others have put out (`outputs.put_out`); None = read it from `run` now.
         Raises SpecError, whose problems quote no secret; SecretError, BlobError.
         """
         hidden = Masked(frozenset(sealed))
+        known = outputs.put_out(run) if put_out is None else put_out
         if masked:
-            return self._compile(run, name, hidden)
+            return self._compile(run, name, hidden, known)
         try:
-            return self._compile(run, name, OpenedSecrets(self._keyring, sealed))
+            return self._compile(run, name, OpenedSecrets(self._keyring, sealed), known)
         except SpecError as error:
             problems = error.problems
-        self._compile(run, name, hidden)  # what is wrong without the secrets as well may be told in full
+        self._compile(run, name, hidden, known)  # what is wrong without the secrets as well may be told in full
         raise SpecError([_without_values(problem) for problem in problems])
 
-    def _compile(self, run: Run, name: str, secrets: Mapping[str, str]) -> Compiled:
+    def told_to(
+        self, run: Run, name: str, sealed: Mapping[str, tuple[str, bytes]], put_out: Mapping[str, PutOut]
+    ) -> set[str]:
+        """All that is secret in what an instance was given: the secrets its texts read, and what is made of them.
+
+        Where it cannot be compiled with these secrets, they are all taken for read. Raises SecretError, BlobError.
+        """
+        opened = OpenedSecrets(self._keyring, sealed)
+        try:
+            compiled = self._compile(run, name, opened, put_out)
+        except SpecError:
+            return set(opened.values())
+        return opened.read | set(compiled.secrets.values())
+
+    def _compile(self, run: Run, name: str, secrets: Mapping[str, str], put_out: Mapping[str, PutOut]) -> Compiled:
         bundle = self.bundle(run.bundle)
         return compile_instance(
             bundle,
@@ -105,6 +136,7 @@ class Provisioner:
             started_at=datetime.fromtimestamp(run.created_at_ms / 1000, UTC),
             secrets=secrets,
             assets={path: self.blobs.get(digest) for path, digest in bundle.assets.items()},
+            outputs=outputs.RunOutputs(put_out, self.blobs),
         )
 
     def keep(self, compiled: Compiled) -> tuple[str, ...]:
@@ -115,6 +147,7 @@ class Provisioner:
             "envs": compiled.environment,
             "secrets": dict.fromkeys(compiled.secrets, MASK),
             **({"params": compiled.params} if compiled.params else {}),
+            **({"left_out": compiled.left_out} if compiled.left_out else {}),
             "assets": {path: name_of(data) for path, data in compiled.files.items()},
         }
         data = msgspec.json.encode(manifest, order="deterministic")

@@ -15,21 +15,22 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor as Threads
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from agent.attempt import Driven, EndNote, Intent, StartNote
-from agent.errors import AgentStopped, Refusal
+from agent.errors import AgentStopped
 from agent.gate import FOREVER, Gate, Guarded, Open
 from agent.keyring import SecretError
 from agent.leftovers import Leftovers
+from agent.outputs import put_out
 from agent.prepare import STOP_GRACE_S, Preparer
 from agent.prepare import Materials as Materials
 from agent.prepare import Settings as Settings
@@ -37,12 +38,12 @@ from agent.provision import Provisioner, Workspace, sealed_secrets
 from agent.pump import copy_logs
 from agent.replica import Replica
 from agent.retired import ENGINE_WAIT_S, Retired, patiently, until_stopped
-from agent.runtable import commands as c
 from agent.runtable.model import Attempt, Instance, InstanceKind, Reason, Run
 from agent.spec.errors import PluginError, SpecError
-from agent.store.errors import BlobDamaged, BlobError, BlobMissing, JournalError, JournalFull, StoreError, is_full
+from agent.store.errors import BlobDamaged, BlobMissing, JournalError, JournalFull, StoreError, is_full
 from agent.store.journal import Journal, JournalEntry
 from agent.store.logs import LogStore
+from agent.telling import TELL_WAIT_MAX_S, Network, Teller, Word
 from agent.watchdog import fenceable, how_to_end
 from executors.base import AttemptSpec, Executor, Outcome, Started
 from executors.errors import ExecutorError, StartRefused, Unsettled
@@ -52,24 +53,9 @@ T = TypeVar("T")
 
 FULL_WAIT_S: Final = 2.0  # between looks at a full disk
 START_HOLD_S: Final = 0.02
-TELL_WAIT_S: Final = 0.05
-TELL_WAIT_MAX_S: Final = 5.0
 LOG_DRAIN_S: Final = 60.0  # how long the end of an attempt waits for the last of its output
 MESSAGE_MAX: Final = 2000
 BROKEN_WAIT_MAX_S: Final = 60.0  # between tries to end an attempt that the agent's own error has met
-
-
-class Network(Protocol):
-    """Blobs on other agents (`cluster.blobs.Blobs`)."""
-
-    async def fetch_whole(self, kind: str, digest: str, *, read: bool = False) -> None:
-        """Have a blob here, with all it names; read: and none of it damaged. Raises BlobError."""
-
-    async def spread(self, digests: Sequence[str]) -> None:
-        """Have a majority of the voters hold blobs that are here. Raises Refusal."""
-
-    async def spread_whole(self, kind: str, digest: str) -> None:
-        """Have a majority of the voters hold it, with all it names. Raises Refusal, BlobError."""
 
 
 class Worker:
@@ -90,15 +76,15 @@ class Worker:
         """gate: this agent's lease; blobs: those of the other agents. None = this agent is alone."""
         self.replica = replica
         self._gate: Gate = gate or Open()
-        self._network = blobs
         self._adopted = False
         self.on_ended: Callable[[], None] = lambda: None
-        self.on_word: Callable[[c.InstanceStarted | c.InstanceEnded], None] = lambda _word: None
+        self.on_word: Callable[[Word], None] = lambda _word: None
         self.driven: dict[str, Driven] = {}
         self._journal = journal
         self._executors = executors
         self._provisioner = provisioner
         self._preparer = Preparer(provisioner, logs, settings)
+        self.teller = Teller(replica, provisioner.blobs, blobs, self._heard)
         self._logs = logs
         self._settings = settings
         self._journal_thread = journal_thread
@@ -135,6 +121,9 @@ class Worker:
                 changed, news = self.replica.changed(), self._gate.news()
                 self._reconcile(group)
                 await asyncio.wait((changed, news), return_when=asyncio.FIRST_COMPLETED)
+
+    def _heard(self, word: Word) -> None:
+        self.on_word(word)  # which is set after this worker is made
 
     def _something_ended(self) -> None:
         self.on_ended()  # which is set after this worker is made
@@ -195,7 +184,8 @@ class Worker:
         if driven is None or run is None or driven.ended:
             return None
         sealed = sealed_secrets(self.replica.table, run.project, run.namespace)
-        compiled = await asyncio.to_thread(self._provisioner.compile, run, driven.instance, sealed)
+        compile_ = partial(self._provisioner.compile, run, driven.instance, sealed, put_out=put_out(run))
+        compiled = await asyncio.to_thread(compile_)
         bundle = await asyncio.to_thread(self._provisioner.bundle, run.bundle)
         instance = run.instance(driven.instance)
         assert instance is not None
@@ -251,6 +241,8 @@ class Worker:
         else:
             failed = await (self._begin(driven) if entry is None else self._find_again(driven, entry))
             note = await self._as_fenced(driven, failed or await self._see_through(driven))
+        if entry is None or entry.outcome is None:
+            note = await self._with_outputs(driven, note)
         seq = await self._journaled(partial(self._journal.ended, driven.name, msgspec.msgpack.encode(note)))
         directory = self._directory(driven)
         await asyncio.to_thread(Workspace(directory).scrub)
@@ -258,7 +250,8 @@ class Worker:
         await self._gate.release(driven.name)
         self.ended_counts[driven.executor, note.reason or ""] += 1
         log.info("attempt ended", extra={**driven.fields(), "reason": note.reason, "exit_code": note.exit_code})
-        await self._tell(driven, driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note))
+        word = driven.end_command(self.replica.clock_ms(), self._settings.agent_id, seq, note)
+        await self.teller.tell(driven, word, note.outputs)
         self.retired.add(driven.name, driven.executor, directory)
         del self.driven[driven.name]
         self._something_ended()
@@ -513,6 +506,19 @@ class Worker:
         driven.fenced = True
         await until_stopped(lambda: executor.stop(driven.name, directory, self._gate.stop_grace_s), driven.fields())
 
+    async def _with_outputs(self, driven: Driven, note: EndNote) -> EndNote:
+        """How it ended, with what it has put out: of a success alone."""
+        if note.reason is not None:
+            return note
+        run = self.replica.table.rows.runs.get(driven.run_id)
+        if run is None:
+            return note
+        now = sealed_secrets(self.replica.table, run.project, run.namespace)
+        look = partial(self._preparer.take_outputs, driven, run, now, put_out(run))
+        taken = await asyncio.to_thread(look)
+        told = "; ".join(one for one in (note.message, taken.note) if one)
+        return msgspec.structs.replace(note, outputs=taken.data, message=told[:MESSAGE_MAX])
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     async def _prepare_when_there_is_room(self, driven: Driven) -> tuple[AttemptSpec, str] | None:
@@ -521,7 +527,7 @@ class Worker:
             try:
                 return await self._prepare(driven)
             except BlobMissing as error:
-                if self._network is None:
+                if self.teller.network is None:
                     raise
                 log.warning("an attempt waits for what it is made of", extra={**driven.fields(), "error": str(error)})
             except (StoreError, OSError) as error:
@@ -537,17 +543,20 @@ class Worker:
         try:
             return await self._prepare_here(driven)
         except (BlobMissing, BlobDamaged):
-            if self._network is None:
+            if self.teller.network is None:
                 raise
-        await self._network.fetch_whole("bundle", self.replica.table.rows.runs[driven.run_id].bundle, read=True)
+        run = self.replica.table.rows.runs[driven.run_id]
+        named = [("outputs", one.outputs) for one in run.instances if one.outputs is not None]
+        for kind, digest in (("bundle", run.bundle), *named):
+            await self.teller.network.fetch_whole(kind, digest, read=True)
         return await self._prepare_here(driven)
 
     async def _prepare_here(self, driven: Driven) -> tuple[AttemptSpec, str]:
         """From what is on this disk, with the secrets as they are now. Raises what `Preparer.prepare` raises."""
         table = self.replica.table
         run = table.rows.runs[driven.run_id]
-        sealed = sealed_secrets(table, run.project, run.namespace)
-        return await asyncio.to_thread(self._preparer.prepare, driven, run, sealed)
+        driven.sealed = sealed_secrets(table, run.project, run.namespace)
+        return await asyncio.to_thread(self._preparer.prepare, driven, run, driven.sealed, put_out(run))
 
     async def _pump(self, driven: Driven, executor: Executor, directory: Path) -> None:
         """Copy an engine's output into this agent's log, each line once, also over restarts of either."""
@@ -572,49 +581,12 @@ class Worker:
 
     async def _start_is_told(self, driven: Driven) -> bool:
         try:
-            await self._tell(driven, driven.start_command(self.replica.clock_ms(), self._settings.agent_id))
+            await self.teller.tell(driven, driven.start_command(self.replica.clock_ms(), self._settings.agent_id))
         except Exception as error:
             if not _ends_the_agent(error):  # else whoever tells the end meets it too
                 log.exception("a start could not be told; it is tried again", extra=driven.fields())
                 return False
         return True
-
-    async def _tell(self, driven: Driven, command: c.InstanceStarted | c.InstanceEnded) -> None:
-        """Tell a worker's word. What was rendered, which it names, is on other disks first (P1)."""
-        wait_s = TELL_WAIT_S
-        while command.compiled is not None and not driven.spread:
-            try:
-                await self._spread(driven, command.compiled)
-            except Refusal as refusal:
-                log.warning("what was rendered does not spread", extra={"run": command.run_id, "code": refusal.code})
-                await asyncio.sleep(wait_s)
-                wait_s = min(TELL_WAIT_MAX_S, wait_s * 2)
-        await self._tell_again_and_again(command)
-
-    async def _spread(self, driven: Driven, manifest: str) -> None:
-        """Put what was rendered on a majority of disks. Raises Refusal."""
-        try:
-            if self._network is not None and driven.kept:
-                await self._network.spread(driven.kept)
-            elif self._network is not None:  # it was rendered by an earlier process
-                await self._network.spread_whole("manifest", manifest)
-        except BlobError as error:  # not even this agent has it whole any more: the word is true without
-            log.warning("what was rendered is lost", extra={"run": driven.run_id, "error": str(error)})
-        driven.spread = True
-
-    async def _tell_again_and_again(self, command: c.InstanceStarted | c.InstanceEnded) -> None:
-        """Propose until it is applied; a repetition is a no-op there. Others hear of it at once."""
-        self.on_word(command)
-        wait_s = TELL_WAIT_S
-        while True:
-            try:
-                await self.replica.propose(command)
-            except Refusal as refusal:
-                log.warning("the outcome is not taken yet", extra={"code": refusal.code})
-                await asyncio.sleep(wait_s)
-                wait_s = min(TELL_WAIT_MAX_S, wait_s * 2)
-            else:
-                return
 
     async def _journaled(self, call: Callable[[], T]) -> T:
         """Use the journal, in the one thread that may. What it wrote is on disk when this returns.

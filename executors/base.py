@@ -47,8 +47,8 @@ class AttemptSpec:
     """One try of one instance, ready to be started.
 
     name: deterministic and unique for ever; engines use it as the container's name.
-    directory: the attempt's own folder, holding `in/` and `out/`; a container finds it at `/data`, a process gets it
-        as JOB_DIR and as its working directory.
+    directory: the attempt's own folder, holding `in/` and `out/`; a container finds it at `/data` (and `out/` at
+        `/airflow/xcom` too), a process gets it as JOB_DIR and as its working directory.
     log_directory: where this attempt's segments are.
     command: argument vector; empty = the image's own command.
     entrypoint: replaces the image's entry point; None = leave it.

@@ -27,6 +27,7 @@ from executors.docker_wire import (
     DATA_DIRECTORY,
     DIGEST_LABEL,
     NAME_LABEL,
+    XCOM_DIRECTORY,
     Container,
     Image,
     command_paths,
@@ -215,7 +216,10 @@ class Client:
             limits["network_mode"] = network
         return dict(
             self._api.create_host_config(
-                mounts=[docker.types.Mount(DATA_DIRECTORY, str(spec.directory.absolute()), type="bind")],
+                mounts=[
+                    docker.types.Mount(DATA_DIRECTORY, str(spec.directory.absolute()), type="bind"),
+                    docker.types.Mount(XCOM_DIRECTORY, str(spec.directory.absolute() / "out"), type="bind"),
+                ],
                 log_config=self._log_config(spec.log_limit_bytes),
                 pids_limit=pids_limit,
                 **limits,

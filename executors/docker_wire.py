@@ -19,6 +19,7 @@ from executors.errors import ExecutorError
 NAME_LABEL = "io.prime.name"
 DIGEST_LABEL = "io.prime.image-digest"
 DATA_DIRECTORY = "/data"  # where a container finds its attempt's directory
+XCOM_DIRECTORY = "/airflow/xcom"  # ... and again its `out/`: there, images made for Airflow leave what they return
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the engine's, where an image has none
 
 RECORD_SIZE_MAX = 16 * 1024  # an engine cuts a line into records of this many bytes

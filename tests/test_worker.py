@@ -589,7 +589,7 @@ class Far:
 @in_loop
 async def test_work_that_ends_at_once_is_not_told_of_before_others_have_what_was_rendered_p1(tmp_path: Path) -> None:
     async with prime(tmp_path) as agent:
-        far = agent.worker._network = Far(Refusal("no_majority", "too few", 503))
+        far = agent.worker.teller.network = Far(Refusal("no_majority", "too few", 503))
         await agent.apply()
         run = await agent.submit()
         while not any(driven.ended for driven in agent.worker.driven.values()):
@@ -640,7 +640,7 @@ async def test_what_a_run_is_made_of_is_fetched_where_it_is_missing_or_damaged_p
             path.write_bytes(whole[digest])
 
     async with prime(tmp_path, slots=0) as agent:
-        far = agent.worker._network = Others()
+        far = agent.worker.teller.network = Others()
         far.room.set()
         await agent.apply()
         runs = [(await agent.submit(sent={"config": {"A": text}}))["id"] for text in "12"]
@@ -658,7 +658,7 @@ async def test_what_a_run_is_made_of_is_fetched_where_it_is_missing_or_damaged_p
 @in_loop
 async def test_what_was_rendered_and_is_lost_holds_no_word_back(tmp_path: Path) -> None:
     async with prime(tmp_path) as agent:
-        far = agent.worker._network = Far(*[BlobMissing("it is gone")] * 2)
+        far = agent.worker.teller.network = Far(*[BlobMissing("it is gone")] * 2)
         await agent.apply()
         assert shown(await agent.ended((await agent.submit())["id"])) == [(1, "success", None)]
         assert far.asked

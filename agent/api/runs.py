@@ -197,6 +197,13 @@ def _assets_view(found: dict[str, Any]) -> s.AssetsView:
     return msgspec.convert(found, s.AssetsView)
 
 
+async def _outputs(request: web.Request) -> web.Response:
+    wanted = await read(request, s.AssetsQuery)
+    queries = face(request).service.queries
+    found = await queries.outputs(request.match_info["run"], wanted.instance, wanted.attempt)
+    return answer(s.OutputsAnswer(outputs=[msgspec.convert(one, s.OutputsView) for one in found]))
+
+
 async def _explain(request: web.Request) -> web.Response:
     await read(request, s.ReadQuery)
     asked = face(request)
@@ -328,6 +335,16 @@ ROUTES = (
         handler=_assets,
         query=s.AssetsQuery,
         answer=s.AssetsAnswer,
+        refusals=(404, 409, 410),
+    ),
+    Route(
+        method="GET",
+        path=f"{_R}/outputs",
+        name="runOutputs",
+        summary="What attempts have put out for later instances",
+        handler=_outputs,
+        query=s.AssetsQuery,
+        answer=s.OutputsAnswer,
         refusals=(404, 409, 410),
     ),
     Route(

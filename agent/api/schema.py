@@ -260,7 +260,10 @@ class MarkBody(Request, frozen=True):
 
 
 class AttemptView(View, frozen=True):
-    """One try of an instance. facts: what its executor knows of it, such as the image's digest."""
+    """One try of an instance. facts: what its executor knows of it, such as the image's digest.
+
+    outputs: the SHA-256 of what it has put out (`GET .../outputs` has it); null = nothing.
+    """
 
     number: int
     agent: str
@@ -272,6 +275,7 @@ class AttemptView(View, frozen=True):
     finished_at: datetime | None
     stop_wanted: str | None
     facts: dict[str, str]
+    outputs: str | None
 
 
 class InstanceView(View, frozen=True):
@@ -391,7 +395,10 @@ class LogEndEvent(View, frozen=True):
 
 
 class AssetsView(View, frozen=True):
-    """What exactly was rendered for an attempt, secrets as `***`. An asset is null where it is no text."""
+    """What exactly was rendered for an attempt, secrets as `***`. An asset is null where it is no text.
+
+    left_out: the assets that read outputs of an instance which comes later, and why.
+    """
 
     instance: str
     attempt: int
@@ -400,6 +407,22 @@ class AssetsView(View, frozen=True):
     secrets: Config
     assets: dict[str, str | None]
     params: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+
+
+class OutputsView(View, frozen=True):
+    """What an attempt has put out for later instances of its run. note: what of it was not taken, and why."""
+
+    instance: str
+    attempt: int
+    outputs: dict[str, Any]
+    note: str
+
+
+class OutputsAnswer(View, frozen=True):
+    """What the instances of a run have put out, in their order."""
+
+    outputs: list[OutputsView]
 
 
 class AssetsAnswer(View, frozen=True):

@@ -86,6 +86,7 @@ def _attempt(row: Attempt) -> s.AttemptView:
         finished_at=maybe(row.finished_at_ms),
         stop_wanted=row.stop_wanted,
         facts=row.facts,
+        outputs=row.outputs,
     )
 
 

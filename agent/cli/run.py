@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -306,12 +307,45 @@ def assets(client: Client, run_id: str, instance: str | None, attempt: int | Non
                    f"{one['window']['end']}")  # fmt: skip
         for key, value in {**one["envs"], **one["secrets"]}.items():
             click.echo(f"{key}={value}")
+        for name, why in one.get("left_out", {}).items():
+            click.echo(f"--- {name}: left out: {why}")
         for name, text in one["assets"].items():
             first = shown.setdefault((name, text), one["instance"])
             if first != one["instance"]:
                 click.echo(f"--- {name}: the same as {first}'s")
             else:
                 click.echo(f"--- {name}\n{text if text is not None else '(not a text)'}")
+
+
+@run.command(epilog=IDS)
+@run_argument
+@click.option("--instance")
+@click.option("--attempt", type=click.IntRange(1))
+@format_option
+@online
+def outputs(client: Client, run_id: str, instance: str | None, attempt: int | None, form: str) -> None:
+    """What attempts that succeeded have put out for later instances (.tasks.NAME.outputs.KEY)."""
+    from agent.client import path
+
+    answer = client.get(path("runs", run_id, "outputs"), instance=instance, attempt=attempt)
+    if form == "json":
+        output.show_json(answer)
+        return
+    rows = [
+        (one["instance"], one["attempt"], key if key.isprintable() else _json(key), _json(value))
+        for one in answer["outputs"]
+        for key, value in one["outputs"].items()
+    ]
+    output.table(["INSTANCE", "ATTEMPT", "KEY", "VALUE"], rows)
+    for one in answer["outputs"]:
+        if one["note"]:
+            click.echo(f"{one['instance']}, attempt {one['attempt']}: {one['note']}")
+
+
+def _json(value: object) -> str:
+    """JSON on one line, which no terminal takes for a command."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 @run.command(epilog=IDS)

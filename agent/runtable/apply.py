@@ -268,6 +268,7 @@ def _ended(table: Table, cmd: c.InstanceEnded) -> str:
     attempt.finished_at_ms = cmd.finished_at_ms
     attempt.exit_code = cmd.exit_code
     attempt.message = cmd.message
+    attempt.outputs = cmd.outputs if cmd.reason is None else None
     lifecycle.close_attempt(table, run, instance, attempt, cmd.reason)
     return "ok"
 

@@ -202,7 +202,10 @@ class InstanceStarted(Command, frozen=True):
 
 
 class InstanceEnded(Command, frozen=True):
-    """The owner's word that the work has ended, and how. reason None = success. started_at_ms None = it never began."""
+    """The owner's word that the work has ended, and how. reason None = success. started_at_ms None = it never began.
+
+    outputs: hash of the blob with what it has put out for later instances.
+    """
 
     run_id: str
     instance: str
@@ -217,6 +220,7 @@ class InstanceEnded(Command, frozen=True):
     finished_at_ms: Count
     compiled: str | None
     facts: dict[str, str]
+    outputs: str | None = None
 
 
 class CancelRun(Command, frozen=True):

@@ -121,6 +121,7 @@ def _check_attempt(where: str, attempt: Attempt) -> None:
         assert attempt.reason is None, f"{where}: ended well with a reason"
     if attempt.state in {AttemptState.FAILED, AttemptState.CANCELLED}:
         assert attempt.reason is not None, f"{where}: failed without a reason (P11)"
+    assert attempt.outputs is None or attempt.state is AttemptState.SUCCESS, f"{where}: outputs of no success"
     assert not (attempt.unproven and attempt.open), f"{where}: given up, but open"
 
 

@@ -204,6 +204,7 @@ class Attempt(Row):
     counts: whether its failure uses up a retry (a lost agent's does not).
     unproven: it was given up at a deadline, and its work may go on: nobody has said that it has ended.
     fenceable: its executor's work ends with its agent's lease (`Agent.unfenceable`, as it was given out).
+    outputs: hash of the blob with what it has put out for later instances; of a success alone.
     """
 
     number: int
@@ -223,6 +224,7 @@ class Attempt(Row):
     counts: bool = True
     unproven: bool = False
     fenceable: bool = True
+    outputs: str | None = None
 
     @property
     def open(self) -> bool:
@@ -269,6 +271,12 @@ class Instance(Row):
         """Whether the work of its newest attempt may go on when its agent is lost: by choice, or none can end it."""
         last = self.last
         return self.plan.on_agent_lost is OnAgentLost.WAIT or (last is not None and not last.fenceable)
+
+    @property
+    def outputs(self) -> str | None:
+        """The hash of its outputs, which count while it has succeeded; a clear takes them away until it ran again."""
+        last = self.last if self.state is InstanceState.SUCCESS and len(self.attempts) > self.clears else None
+        return last.outputs if last is not None else None
 
     @property
     def unproven(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,9 +14,10 @@ from agent.errors import Refusal
 from agent.records import run_of
 from agent.retired import UNPROVEN
 from agent.runtable.explain import Explanation, explain
-from agent.runtable.model import Attempt, Instance, Run
+from agent.runtable.model import Attempt, AttemptState, Instance, Run
 from agent.service.common import Context, unknown
 from agent.spec.bundle import Bundle
+from agent.spec.outputs import decode_outputs
 from agent.store.errors import BlobError, HistoryError
 from agent.store.history import FinishedRun, RunFilter, decode_cursor, encode_cursor
 
@@ -157,19 +158,43 @@ class Queries:
 
     async def assets(self, run_id: str, instance: str | None = None, number: int | None = None) -> list[dict[str, Any]]:
         """What exactly was rendered, secrets as `***`, for each attempt asked for (all instances' last by default)."""
-        run = await self.run(run_id)
-        names = [instance] if instance else [one.plan.name for one in run.instances]
-        found = []
-        for name in names:
+        return [
+            {**await self._kept(attempt.compiled), "instance": name, "attempt": attempt.number}
+            for name, attempt in self._attempts(await self.run(run_id), instance, number)
+            if attempt.compiled is not None
+        ]
+
+    async def outputs(
+        self, run_id: str, instance: str | None = None, number: int | None = None
+    ) -> list[dict[str, Any]]:
+        """What the attempts asked for (as for `assets`) have put out; those that succeeded, for no other counts."""
+        return [
+            {
+                "instance": name,
+                "attempt": attempt.number,
+                "outputs": await self._put_out(attempt.outputs) if attempt.outputs is not None else {},
+                "note": attempt.message,
+            }
+            for name, attempt in self._attempts(await self.run(run_id), instance, number)
+            if attempt.state is AttemptState.SUCCESS
+        ]
+
+    def _attempts(self, run: Run, instance: str | None, number: int | None) -> Iterator[tuple[str, Attempt]]:
+        """The attempts that are asked for, with their instance's name. Raises Refusal as `find_attempt` does."""
+        for name in [instance] if instance else [one.plan.name for one in run.instances]:
             of_all = instance is None and number is not None  # who has made fewer attempts has nothing to show
             if of_all and len(self.find_attempt(run, name, None)[0].attempts) < (number or 0):
                 continue
             one, attempt = self.find_attempt(run, name, number)
-            if attempt is None or attempt.compiled is None:
-                continue
-            manifest = await self._kept(attempt.compiled)
-            found.append({**manifest, "instance": one.plan.name, "attempt": attempt.number})
-        return found
+            if attempt is not None:
+                yield one.plan.name, attempt
+
+    async def _put_out(self, digest: str) -> dict[str, object]:
+        try:
+            await self._context.fetch_whole("outputs", digest)
+            return decode_outputs(await asyncio.to_thread(self._context.blobs.get, digest))
+        except BlobError as error:
+            raise Refusal("gone", f"what was put out is not here any more: {error}", 410) from error
 
     async def _kept(self, digest: str) -> dict[str, Any]:
         try:

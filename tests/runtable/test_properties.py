@@ -143,7 +143,7 @@ class RunTableMachine(RuleBasedStateMachine):
         driver.seq += 1
         said: c.AnyCommand = c.InstanceStarted(now_ms, *owned, driver.seq, now_ms, None, {})
         if ended:
-            said = c.InstanceEnded(now_ms, *owned, driver.seq, None, 0, "", now_ms, now_ms, None, {})
+            said = c.InstanceEnded(now_ms, *owned, driver.seq, None, 0, "", now_ms, now_ms, None, {}, "0" * 64)
         run = driver.table.rows.runs.get(owned[0])
         instance = run.instance(owned[1]) if run is not None else None
         attempt = instance.open_attempt if instance is not None else None
