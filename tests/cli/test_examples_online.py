@@ -68,7 +68,7 @@ def test_a_run_of_the_daily_job_goes_through_its_hooks_in_order(shop: Prime) -> 
     assert [line for line in lines if line in order] == order
     assert "sql | logged in to warehouse as loader" in lines
     assert "sql | where created_at >= '2026-03-01' and created_at < '2026-03-02'" in lines
-    assert "publish | published sales.orders for 2026-03-01T00:00:00Z" in lines
+    assert "publish | published sales.orders for 2026-03-01T00:00:00Z, 42 rows" in lines
     assert not any(line.startswith("page |") for line in lines)
     assert "sesame" not in done.out + done.err
 
@@ -124,6 +124,18 @@ def test_the_last_lines_come_with_times_and_streams(shop: Prime) -> None:
     assert shop("run", "logs", run["id"], "--instance", "sql", "-f").out.endswith(
         "\nrows loaded into toy://warehouse/sales.orders\n"
     )
+
+
+def test_what_a_task_has_put_out_is_shown(shop: Prime) -> None:
+    run = ran(shop, DAILY, "--at", AT)
+    lines = shop("run", "outputs", run["id"], "--instance", "sql").out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["INSTANCE", "ATTEMPT", "KEY", "VALUE"],
+        ["sql", "1", "destination", '"toy://warehouse/sales.orders"'],
+        ["sql", "1", "rows", "42"],
+    ]
+    shown = shop("run", "outputs", run["id"], "-o", "json").json()["outputs"]
+    assert [one["instance"] for one in shown] == ["freshness", "sql", "profile", "publish"]
 
 
 def test_what_succeeded_is_run_again_only_when_all_is_asked_for(shop: Prime) -> None:

@@ -76,6 +76,7 @@ def test_the_main_example_runs_in_order_and_leaves_its_record(
     order = [line.split(" ")[0] for line in lines if line.endswith("= success")]
     assert order == ["freshness", "sql", "profile", "publish", "run"]
     assert "sql | where created_at >= '2026-03-01' and created_at < '2026-03-02'" in lines
+    assert "publish | published sales.orders for 2026-03-01T00:00:00Z, 42 rows" in lines
     assert "open sesame" not in shown
     (run,) = agent.client().get("/api/v1/runs")["runs"]
     facts = run["instances"][1]["attempts"][0]["facts"]

@@ -423,6 +423,44 @@ def test_clear_in_the_middle_of_a_run_makes_new_attempts(driver: Driver) -> None
     assert len(driver.instance("check").attempts) == 2
 
 
+def test_outputs_are_those_of_the_newest_attempt_while_it_has_succeeded(driver: Driver) -> None:
+    def end(reason: Reason | None, outputs: str) -> None:
+        attempt = driver.attempt("check")
+        owned = ("r1", "check", attempt.number, attempt.agent, attempt.epoch)
+        now_ms = driver.now_ms
+        assert driver.say(c.InstanceEnded(now_ms, *owned, 99, reason, 0, "", 1, now_ms, None, {}, outputs)).ok
+
+    def put_out() -> tuple[str | None, list[str | None]]:
+        check = driver.instance("check")
+        return check.outputs, [one.outputs for one in check.attempts]
+
+    def clear() -> None:
+        assert driver.say(c.ClearRun(driver.now_ms, "r1", ("check",), b"", 0, "me", "a1", "clear")).ok
+
+    driver.submit(hook("check", InstanceKind.PRE, retry=RetryPolicy(1, 1)), task(after=("check",)))
+    assert put_out() == (None, [])
+    driver.plan()
+    driver.start("check")
+    end(Reason.EXIT_CODE, "of a failure")
+    assert put_out() == (None, [None])
+    driver.pass_time(60_000)
+    driver.plan()
+    driver.start("check")
+    end(None, "first")
+    assert put_out() == ("first", [None, "first"])
+    driver.plan()
+    driver.start("bq2bq")  # it keeps the run in the table
+    clear()
+    assert put_out() == (None, [None, "first"])
+    assert driver.say(c.MarkInstance(driver.now_ms, "r1", "check", S.SUCCESS, "me", "a1")).ok
+    assert put_out() == (None, [None, "first"])  # it succeeded by hand, and has put out nothing since
+    clear()
+    driver.plan()
+    driver.start("check")
+    end(None, "second")
+    assert put_out() == ("second", [None, "first", "second"])
+
+
 def test_mark_gives_a_result_by_hand_and_stops_what_runs_first(driver: Driver) -> None:
     def mark(name: str, state: InstanceState, run_id: str = "r1") -> str:
         return driver.say(c.MarkInstance(driver.now_ms, run_id, name, state, "me", "a1")).code
