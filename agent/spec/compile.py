@@ -297,10 +297,10 @@ class _Compiler:
         if isinstance(spec, TaskSpec):
             urn = self.bundle.plugins[spec.name].destination_urn_template
             if urn:
-                self.context |= {key: value for key, value in config.items() if key not in self.too_early}
+                whole = self.context
+                self.context = {**whole, **{key: value for key, value in config.items() if key not in self.too_early}}
                 system["JOB_DESTINATION"] = self._text(urn, "task.name", name=f"{spec.name}: destination_urn_template")
-                for key in config:
-                    self.context.pop(key, None)
+                self.context = whole
                 self._use(system)
         made = {key: config[key] if key in config else self._text(raw[key], f"{path}.config.{key}") for key in raw}
         return made if spec is not self.job.task else {k: v for k, v in made.items() if k not in self.too_early}

@@ -186,3 +186,22 @@ def test_hooks_in_a_circle_are_told_where_their_order_is_asked_for() -> None:
     of = bundle(task="{{ .tasks.check.outputs.k }}", depends_on="[make, check, tell, alarm, drop]")
     with pytest.raises(SpecError, match="wait for each other in a circle"):
         found(of, "load", run())
+
+
+def test_a_config_value_called_as_a_part_of_the_context_hides_it_from_the_urn_alone() -> None:
+    text = JOB.format(task="{{ .tasks.check.outputs.k }}", hooks="  - {name: check, hooktype: pre}\n")
+    spec = job(text.replace("config: {LOAD", "config: {tasks: t, LOAD"))
+    known = [
+        plugin("name: load\nplugintype: task\nimage: i\ndestination_urn_template: 'u://{{ .tasks }}'\n"),
+        plugin("name: check\nplugintype: hook\nimage: i\n"),
+    ]
+    of = Bundle(
+        job=spec,
+        project="p",
+        namespace="n",
+        plugins=bundles.used_plugins(spec, {one.name: one for one in known}),
+        variables={},
+    )
+    made = found(of, "load", run(check="v"), {"a": b"{{ .tasks.check.outputs.k }}"})
+    assert (made.environment["JOB_DESTINATION"], made.environment["LOAD"]) == ("u://t", "v")
+    assert made.files == {"a": b"v"}
