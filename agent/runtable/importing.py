@@ -29,6 +29,8 @@ def import_run(table: Table, cmd: c.ImportRun) -> Imported:
     row = rows.finished.get(known)
     if row is not None and row.state is cmd.state:
         return "duplicate", known, ()
+    if cmd.run_id in rows.runs or cmd.run_id in rows.finished:
+        return "exists", cmd.run_id, ()
     rows.ticks[tick] = cmd.run_id
     return "ok", cmd.run_id, (record(table, _run(rows.time_ms, cmd)),)
 
@@ -37,9 +39,7 @@ def _refuse(table: Table, cmd: c.ImportRun) -> str | None:
     rows = table.rows
     if cmd.project not in rows.projects:
         return "unknown_project"
-    if cmd.state not in REPORTED or not cmd.run_id:
-        return "invalid"
-    return "exists" if cmd.run_id in rows.runs or cmd.run_id in rows.finished else None
+    return "invalid" if cmd.state not in REPORTED or not cmd.run_id else None
 
 
 def _run(now_ms: int, cmd: c.ImportRun) -> Run:

@@ -43,6 +43,7 @@ def test_the_same_report_again_is_a_repetition_and_another_state_takes_the_tick_
     report(driver, "x1", RunState.FAILED)
     again = report(driver, "x2", RunState.FAILED)
     assert (again.code, again.run_id, again.finished) == ("duplicate", "x1", ())
+    assert report(driver, "x1", RunState.FAILED).code == "duplicate"  # the very same, sent twice
     mended = report(driver, "x3", RunState.SUCCESS)
     assert (mended.code, len(mended.finished), driver.table.rows.ticks) == ("ok", 1, {TICK: "x3"})
     assert report(driver, "x4", RunState.FAILED).run_id == "x4"  # the newest is what counts
