@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from agent.cli import interleave
+from agent.cli.follow import GAP
 from agent.client import Client, Event, Refused
 
 
@@ -68,7 +69,7 @@ def test_what_is_written_of_a_line_in_pieces_is_one_line(capsys: pytest.CaptureF
         line(4, "left", partial=True),
     ]
     streams = Streams(sql=[*pieces, Event("gap", {}, ""), END])
-    assert shown(capsys, streams) == ["sql | err", "sql | begun", f"sql | {interleave.GAP}", "sql | left"]
+    assert shown(capsys, streams) == ["sql | err", "sql | begun", f"sql | {GAP}", "sql | left"]
 
 
 def test_bytes_that_are_no_text_stay_as_they_are(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -59,7 +59,7 @@ class Airflow:
 
 @pytest.fixture(scope="module")
 def dag() -> Iterator[ModuleType]:
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         "airflow": {"DAG": Airflow.DAG},
         "airflow.exceptions": {
             "AirflowException": Airflow.AirflowException,
@@ -95,7 +95,9 @@ def client(agent: AgentProcess, monkeypatch: pytest.MonkeyPatch) -> Client:
     """Of the agent; the DAG asks one that is not there first."""
     (nobody,) = free_ports(1)
     monkeypatch.setenv("PRIME_HOST", f"http://127.0.0.1:{nobody}, {agent.url}/")
-    return Client([agent.url])
+    found = Client([agent.url])
+    found.put(path("projects", "shop"), {})
+    return found
 
 
 def apply(client: Client, name: str, script: str) -> None:
