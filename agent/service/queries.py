@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent.errors import Refusal
 from agent.records import run_of
-from agent.retired import UNPROVEN
-from agent.runtable.explain import Explanation, explain
+from agent.retired import NO_ROOM, UNPROVEN
+from agent.runtable.explain import Explanation, Unproven, explain
 from agent.runtable.model import Attempt, Instance, Origin, Run
 from agent.service.common import Context, unknown
 from agent.service.comparison import SPEC, Side, compare, log_of, rendered_of
@@ -153,7 +154,9 @@ class Queries:
         run = await self.run(run_id)
         silent = await silent_ms() if any(one.open_attempt is not None for one in run.instances) else {}
         run = await self.run(run_id)  # as it is now
-        return run, explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
+        told = explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
+        no_room = {name: one for (name, _number), one in NO_ROOM.of_run(run.id).items()}
+        return run, [_with_full_disk(one, no_room.get(one.instance)) for one in told]
 
     def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
         """An instance of a run (its task where none is named), and one of its attempts (the last).
@@ -279,6 +282,14 @@ async def _end_of(tail: Tail, run: Run, name: str, attempt: Attempt) -> tuple[st
         return name, "", refusal.message
     except (LogsError, OSError) as error:
         return name, "", str(error) or f"it did not come within {TAIL_S:g} s"
+
+
+def _with_full_disk(told: Explanation, waits: Unproven | None) -> Explanation:
+    if waits is None:
+        return told
+    seconds = max(0, time.time_ns() // 10**6 - waits.since_ms) // 1000
+    why = f"{told.why}; its agent's disk has been full for {seconds} s, it waits for room: {waits.error}"
+    return replace(told, why=why)
 
 
 def _key(run: Run) -> tuple[int, str]:
