@@ -68,7 +68,7 @@ def list_runs(client: Client, form: str, **wanted: Any) -> None:
             wanted[key] = moment(wanted[key], f"--{key}")
     answer = client.get(path("runs"), **wanted)
     if not answer["runs"] and wanted["project"]:  # a name that is mistyped is no empty list
-        client.get(path("projects", wanted["project"], *(("jobs", wanted["job"]) if wanted["job"] else ())))
+        client.get(path("projects", wanted["project"]))
     if answer["notes"]:
         fail("; ".join(answer["notes"]), REFUSED)
     if form == "json":
