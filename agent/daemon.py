@@ -58,6 +58,7 @@ from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
 from agent.replica import Replica, found
+from agent.retired import NO_ROOM
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS
 from agent.runtable.model import Agent
@@ -133,6 +134,8 @@ class Daemon:
             return self.starting
         if self.replica.held is not None:
             return self.replica.held
+        if self.replica.driver.disk_full or NO_ROOM:
+            return "the disk is full: work waits until some space is free"
         if self.replica.leader == NONE:
             return "no leader is known: too few agents can be reached, or one is being elected"
         return self.presence.problem if self.presence is not None else None

@@ -164,7 +164,8 @@ class Housekeeper:
 
 def named_by_run(run: Run) -> Iterator[Root]:
     """The blobs that a run names."""
-    yield "bundle", run.bundle
+    if run.bundle:  # one that was only reported has none
+        yield "bundle", run.bundle
     for instance in run.instances:
         for attempt in instance.attempts:
             if attempt.compiled is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from aiohttp import web
 
@@ -25,6 +27,8 @@ from agent.worker import Worker
 from executors.base import LogLine, Stream
 from executors.segments import Gap
 
+LAST_LINES: Final = 50
+LAST_LINE_BYTES: Final = 64 * 1024
 Take = Callable[[list[Marked]], Awaitable[None]]
 
 
@@ -144,6 +148,16 @@ def _batches(output: _Output) -> AsyncGenerator[list[Marked], None]:
         tail=output.query.tail,
         after=output.after,
     )
+
+
+async def last_lines(asked: Face, run: Run, instance: str, number: int) -> str:
+    """The end of an attempt's output, wherever that is. Raises Refusal, LogsError."""
+    output = _Output(asked, run, instance, number, s.LogsQuery(tail=LAST_LINES), None)
+    pieces: deque[bytes] = deque(maxlen=LAST_LINES)
+    async with aclosing(_batches(output)) as batches:
+        async for batch in batches:
+            pieces.extend(_text(record, timestamps=False)[:LAST_LINE_BYTES] for _mark, record in batch)
+    return b"".join(pieces).decode(errors="replace")
 
 
 async def _pump(batches: AsyncGenerator[list[Marked], None], take: Take, idle: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import agents, catalog, lifecycle
+from agent.runtable import agents, catalog, importing, lifecycle
 from agent.runtable import commands as c
 from agent.runtable.deadlines import FINISHED, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
@@ -23,6 +23,7 @@ from agent.runtable.model import (
     InstanceKind,
     InstancePlan,
     InstanceState,
+    Origin,
     Reason,
     Request,
     Run,
@@ -107,6 +108,8 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
         return _submit(table, index, command)
     if isinstance(command, c.AdvanceTime):
         return Applied(index, finished=_advance(table))
+    if isinstance(command, c.ImportRun):
+        return Applied(index, *importing.import_run(table, command))
     if isinstance(command, c.AgentUp):
         return _touch_all(table, index, agents.agent_up(table, command))
     if isinstance(command, c.AgentLost):
@@ -165,6 +168,8 @@ def _refuse_submit(table: Table, cmd: c.SubmitRun) -> str | None:
         return "exists"
     if cmd.project not in rows.projects:
         return "unknown_project"
+    if cmd.origin is Origin.EXTERNAL:  # it is no run of this cluster's
+        return "invalid"
     if not _well_formed(cmd.instances) or min(cmd.timeout_ms, cmd.queue_timeout_ms, cmd.keep_ms) <= 0:
         return "invalid"
     if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
@@ -293,32 +298,42 @@ def _cancel(table: Table, cmd: c.CancelRun) -> str:
     if unheard or more or run.cancelled_by is None:
         run.cancelled_by = run.cancelled_by or cmd.who  # the first; the audit has them all
         what = "cancel, with its teardown" if cmd.teardown else "cancel"
-        _audit(table, run, cmd.who, cmd.via, f"{what}{ASSUMED if unheard else ''}")
+        _audit(table, run, cmd, f"{what}{ASSUMED if unheard else ''}")
         lifecycle.end_early(table, run, Reason.CANCELLED, teardown=cmd.teardown)
     return "ok"
 
 
 def _mark(table: Table, cmd: c.MarkInstance) -> str:
-    found = _find(table, cmd.run_id, cmd.instance)
+    found = _to_mark(table, cmd)
     if isinstance(found, str):
         return found
-    run, instance = found
+    run, chosen = found
     if cmd.state not in MARKS:
         return "invalid"
     if run.ending:
         return "run_ending"
-    if instance.final:
+    chosen = [instance for instance in chosen if not instance.final]
+    if not chosen:
         return "instance_final"
-    unheard = instance.state is InstanceState.UNKNOWN
+    unheard = any(instance.state is InstanceState.UNKNOWN for instance in chosen)
     if unheard and not cmd.assume_stopped:
         return "not_proven_stopped"
-    _audit(table, run, cmd.who, cmd.via, f"mark {cmd.instance} {cmd.state}{ASSUMED if unheard else ''}")
-    if instance.open_attempt is None:
-        lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
-    else:
-        instance.mark = cmd.state
-        lifecycle.stop(table, run, (instance,), Reason.MARKED)
+    _audit(table, run, cmd, f"mark {cmd.instance or 'all unfinished'} {cmd.state}{ASSUMED if unheard else ''}")
+    for instance in chosen:
+        if instance.open_attempt is None:
+            lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
+        else:
+            instance.mark = cmd.state
+            lifecycle.stop(table, run, (instance,), Reason.MARKED)
     return "ok"
+
+
+def _to_mark(table: Table, cmd: c.MarkInstance) -> tuple[Run, list[Instance]] | str:
+    run = table.rows.runs.get(cmd.run_id)
+    if run is not None and not cmd.instance:
+        return run, run.instances
+    found = _find(table, cmd.run_id, cmd.instance)
+    return found if isinstance(found, str) else (found[0], [found[1]])
 
 
 def _clear(table: Table, cmd: c.ClearRun) -> str:
@@ -368,7 +383,7 @@ def _clear_instances(table: Table, run: Run, cmd: c.ClearRun) -> str:
     if not all(instance.final for instance in chosen):
         return "not_final"
     assumed = any(instance.unproven for instance in chosen)
-    _audit(table, run, cmd.who, cmd.via, f"{cmd.what} {' '.join(cmd.instances)}{ASSUMED if assumed else ''}")
+    _audit(table, run, cmd, f"{cmd.what} {' '.join(cmd.instances)}{ASSUMED if assumed else ''}")
     for instance in chosen:
         instance.clears = len(instance.attempts)
         instance.mark = None
@@ -384,8 +399,8 @@ def _find(table: Table, run_id: str, name: str) -> tuple[Run, Instance] | str:
     return "unknown_instance" if instance is None else (run, instance)
 
 
-def _audit(table: Table, run: Run, who: str, via: str, what: str) -> None:
-    run.audit.append(Audit(table.rows.time_ms, who, via, what))
+def _audit(table: Table, run: Run, cmd: c.CancelRun | c.ClearRun | c.MarkInstance, what: str) -> None:
+    run.audit.append(Audit(table.rows.time_ms, cmd.who, cmd.via, what, cmd.address))
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

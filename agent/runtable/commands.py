@@ -27,6 +27,7 @@ from agent.runtable.model import (
     Origin,
     Plugin,
     Reason,
+    RunState,
     Secret,
     Token,
 )
@@ -235,6 +236,7 @@ class CancelRun(Command, frozen=True):
     via: str
     assume_stopped: bool = False
     teardown: bool = False
+    address: str = ""
 
 
 class ClearRun(Command, frozen=True):
@@ -254,10 +256,11 @@ class ClearRun(Command, frozen=True):
     via: str
     what: str
     assume_stopped: bool = False
+    address: str = ""
 
 
 class MarkInstance(Command, frozen=True):
-    """Give an unfinished instance a result by hand. What runs is stopped first.
+    """Give an unfinished instance a result by hand; instance "" = all of the run. What runs is stopped first.
 
     assume_stopped: the operator's word that its work on a lost agent has ended; without it that is not marked.
     """
@@ -268,6 +271,24 @@ class MarkInstance(Command, frozen=True):
     who: str
     via: str
     assume_stopped: bool = False
+    address: str = ""
+
+
+class ImportRun(Command, frozen=True):
+    """Record that another scheduler ran a job for a tick, and how that ended: success, failed or skipped.
+
+    The job need not be known. run_id: of the record, if there is none of this tick that says the same.
+    """
+
+    run_id: str
+    project: str
+    namespace: str
+    job: str
+    scheduled_at_ms: Count
+    state: RunState
+    who: str
+    via: str
+    address: str = ""
 
 
 class AdvanceTime(Command, frozen=True):
@@ -298,6 +319,7 @@ AnyCommand = (
     | ClearRun
     | MarkInstance
     | AdvanceTime
+    | ImportRun
 )
 
 LEVEL: Final = 1  # the highest that this program knows

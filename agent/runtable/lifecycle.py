@@ -278,9 +278,15 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
         return None
     run.state, run.reason = _result(run)
     run.finished_at_ms = table.rows.time_ms
-    rows = table.rows
-    del rows.runs[run.id]
+    del table.rows.runs[run.id]
     table.size(f"run/{run.id}", None)
+    return record(table, run)
+
+
+def record(table: Table, run: Run) -> FinishedRun:
+    """Keep the small row of a run that has ended now, and pack the rest of it for the history."""
+    rows = table.rows
+    assert run.finished_at_ms is not None
     row = FinishedRow(run.project, run.job, run.scheduled_at_ms, run.origin, run.state, rows.index, run.finished_at_ms)
     table.add_finished(run.id, row)
     while len(rows.finished) > rows.limits.finished_max:
