@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from agent.cli import output
-from agent.cli.common import RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online
+from agent.cli.common import RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online, refused
 from agent.cli.complete import applied_jobs, run_ids
 from agent.cli.lazy import LazyGroup
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STATES: Final = ("queued", "running", "success", "failed", "cancelled", "skipped", "upstream_failed")
 ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test")
+NO_OUTPUT: Final = frozenset(
+    {"never_captured", "output_removed", "output_lost", "output_away", "archive_unreachable", "archive_damaged"}
+)
 FILTERS: Final = ("project", "namespace", "job", "state", "origin", "since", "until", "cursor")
 IDS: Final = "The id of a run may be shortened to its first 4 characters or more."
 ALWAYS_OTHER: Final = frozenset({"pid", "container_id", "env.EXECUTION_TIME"})  # in any two runs, whatever was run
@@ -119,7 +122,7 @@ def logs(
 ) -> None:
     """Output of a run's instances."""
     from agent.cli.follow import follow_instance, follow_run
-    from agent.client import path
+    from agent.client import Refused, path
 
     if follow and tail is not None:
         fail("--tail and --follow do not go together", USAGE)
@@ -138,11 +141,23 @@ def logs(
         assert instance is not None
         follow_instance(client, run["id"], instance, wanted, times=timestamps)
         return
+    failed: Refused | None = None
     for name in [instance] if instance else names:
-        pieces = client.text(
-            path("runs", run["id"], "instances", name, "logs"), **wanted, tail=tail, timestamps=timestamps
-        )
-        _print(pieces, "" if instance else f"{name} | ")
+        where = path("runs", run["id"], "instances", name, "logs")
+        try:
+            pieces = client.text(where, **wanted, tail=tail, timestamps=timestamps)
+            _print(pieces, "" if instance else f"{name} | ")
+        except Refused as error:
+            if error.code not in NO_OUTPUT:
+                raise
+            if error.code == "never_captured":
+                output.note(f"{name}: {error}")
+            elif failed is not None:
+                output.note(f"{name}: {error} ({error.code})")
+            else:
+                failed = error
+    if failed is not None:
+        refused(failed)
 
 
 def _print(pieces: Any, prefix: str) -> None:
