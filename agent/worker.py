@@ -79,6 +79,7 @@ class Worker:
         self._adopted = False
         self.on_ended: Callable[[], None] = lambda: None
         self.on_word: Callable[[Word], None] = lambda _word: None
+        self.on_output: Callable[[tuple[str, str, int]], None] = lambda _key: None
         self.driven: dict[str, Driven] = {}
         self._journal = journal
         self._executors = executors
@@ -127,6 +128,11 @@ class Worker:
 
     def _something_ended(self) -> None:
         self.on_ended()  # which is set after this worker is made
+
+    @property
+    def knows_its_work(self) -> bool:
+        """Whether all that runs here is among `driven`: what an earlier process left is taken over, or has ended."""
+        return self._adopted and not self.leftovers.closing
 
     def settled(self, epoch: int) -> bool:
         """Whether no work of that epoch or an earlier one may still run here, but what waits by its job's choice."""
@@ -254,6 +260,7 @@ class Worker:
         await self.teller.tell(driven, word, note.outputs)
         self.retired.add(driven.name, driven.executor, directory)
         del self.driven[driven.name]
+        self.on_output(driven.key)
         self._something_ended()
 
     async def _begin(self, driven: Driven) -> EndNote | None:

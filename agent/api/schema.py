@@ -408,6 +408,16 @@ class LogGapEvent(View, frozen=True):
     damaged_bytes: int
 
 
+class ArchivedView(View, frozen=True):
+    """outputs: on the agent's disk; backlog: of them, those that have to be archived yet; error: of the last try."""
+
+    agent: str
+    configured: bool
+    outputs: int
+    backlog: int
+    error: str | None
+
+
 class LogEndEvent(View, frozen=True):
     """All was given. attempt: None where none was made."""
 

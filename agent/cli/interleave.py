@@ -26,8 +26,8 @@ class _Line(NamedTuple):
 def show(client: Client, run_id: str, instances: Sequence[str], wanted: Mapping[str, Any], *, times: bool) -> None:
     """Write the output of these instances to stdout, each line with its instance's name.
 
-    wanted: parameters of the logs.  times: each line with its time and stream.  An instance whose output cannot be had
-    is told on stderr. Raises Refused where that is so of all.
+    wanted: parameters of the logs.  times: each line with its time and stream.  That an instance has none, as it never
+    began, is told on stderr. Raises Refused, once all there is was shown, where output is not there that was.
     """
     refused: list[Refused] = []
     streams = [_lines(client.twin(), run_id, name, wanted, refused) for name in instances]
@@ -37,8 +37,8 @@ def show(client: Client, run_id: str, instances: Sequence[str], wanted: Mapping[
         head = f"{line.instance} | " + (f"{line.time} {line.stream} " if times else "")
         out.write(head.encode() + line.data + b"\n")
     out.flush()
-    if refused and len(refused) == len(instances):
-        raise refused[-1]
+    if refused:
+        raise refused[0]
 
 
 def _lines(
@@ -62,8 +62,12 @@ def _lines(
                 yield _Line(time, instance, stream, b"".join(pieces))
                 pieces.clear()
     except Refused as error:
+        if error.code == "never_captured":
+            output.note(f"{instance}: {error}")
+            return
+        if refused:  # the first is told last
+            output.note(f"{instance}: {error} ({error.code})")
         refused.append(error)
-        output.note(f"{instance}: no output can be shown: {error}")
     for stream, pieces in begun.items():
         if pieces:
             yield _Line(time, instance, stream, b"".join(pieces))
