@@ -80,9 +80,10 @@ def test_bytes_that_are_no_text_stay_as_they_are(capfdbinary: pytest.CaptureFixt
 
 def test_an_instance_whose_output_is_away_keeps_back_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     away = Refused(409, "output_away", "the output is on agent a9, which is lost")
-    streams = Streams(pre=away, sql=[line(1, "a"), END])
-    interleave.show(cast("Client", streams), "r1", ["pre", "sql"], {"stream": None}, times=False)
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("sql | a\n", f"pre: no output can be shown: {away.detail}\n")
+    never = Refused(404, "never_captured", "it never began")
+    streams = Streams(pre=away, sql=[line(1, "a"), END], post=away, fail=never)
     with pytest.raises(Refused, match="a9"):
-        shown(capsys, Streams(pre=away, sql=away))
+        interleave.show(cast("Client", streams), "r1", ["pre", "sql", "post", "fail"], {"stream": None}, times=False)
+    told = capsys.readouterr()
+    assert told.out == "sql | a\n"
+    assert told.err == f"post: {away.detail} (output_away)\nfail: {never.detail}\n"
