@@ -166,7 +166,7 @@ async def last_lines(asked: Face, run: Run, instance: str, number: int) -> str:
     """The end of an attempt's output, wherever that is. Raises Refusal, LogsError."""
     output = _Output(asked, run, instance, number, s.LogsQuery(tail=LAST_LINES), None)
     pieces: deque[bytes] = deque(maxlen=LAST_LINES)
-    async with aclosing(_batches(output)) as batches:
+    async with AsyncExitStack() as stack, aclosing(_batches(await _found(output, stack))) as batches:
         async for batch in batches:
             pieces.extend(_text(record, timestamps=False)[:LAST_LINE_BYTES] for _mark, record in batch)
     return b"".join(pieces).decode(errors="replace")
