@@ -27,6 +27,7 @@ from agent.spec.job import ParsedJob, parse_job
 from agent.spec.limits import size_problems
 from agent.spec.plugin import BUILTIN, parse_plugin
 from agent.spec.plugin import Plugin as PluginSpec
+from agent.spec.scheduling import QUEUE_LABEL, pools_of
 from agent.spec.trial import can_be_tried, trial_time, untold
 
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -68,7 +69,10 @@ class Catalog:
         """Create or change a project; what is None stays as it is."""
         for one in (name, *(namespaces or ())):
             check_name(one)
-        command = c.PutProject(self._context.now_ms(), name, config, variables, presets, namespaces)
+        pools, wrong = pools_of(config) if config is not None else (None, {})
+        for key, message in wrong.items():
+            raise Refusal("invalid", f"config {key}: {message}", 422)
+        command = c.PutProject(self._context.now_ms(), name, config, variables, presets, namespaces, pools)
         applied = await self._context.propose(command)
         return Accepted(applied.index, names=(name,))
 
@@ -189,7 +193,9 @@ class Catalog:
     def _judge(self, project: str, tried_in: str | None) -> Callable[[JobFile], tuple[ParsedJob, list[Problem]]]:
         """What reads a job and finds its problems, with the table as it is now. It blocks as long as that takes."""
         table = self._context.replica.table
-        presets = tuple(table.rows.projects.get(project, Project()).presets)
+        row = table.rows.projects.get(project, Project())
+        presets, pools = tuple(row.presets), dict(row.pools)
+        queues = known_queues(table)
         plugins = self.plugins(project)
         executors = known_executors(table)
         scope = scope_of(self._context, project, tried_in, plugins) if tried_in is not None else None
@@ -207,6 +213,8 @@ class Catalog:
                 presets=presets,
                 assets=tuple(file.assets),
                 executors=executors,
+                pools=pools,
+                queues=queues,
             )
             problems = [*parsed.problems, *found]
             if scope is not None and can_be_tried(problems):
@@ -298,6 +306,11 @@ def known_executors(table: Table) -> frozenset[str]:
     """The executors that are installed here, and those that an agent of the cluster has said it has."""
     elsewhere = {name for agent in table.rows.agents.values() for name in agent.executors}
     return _installed_executors() | elsewhere
+
+
+def known_queues(table: Table) -> frozenset[str]:
+    """The queues that an agent of the cluster listens to."""
+    return frozenset(agent.labels.get(QUEUE_LABEL, "") for agent in table.rows.agents.values())
 
 
 @cache
