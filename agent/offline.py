@@ -23,6 +23,7 @@ from agent.spec.limits import size_problems
 from agent.spec.lookups import Masked
 from agent.spec.params import Value
 from agent.spec.project import project_positions
+from agent.spec.scheduling import pools_of
 from agent.spec.trial import can_be_tried, try_bundle, untold
 
 TRIAL_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)  # any time: what is tried is whether the texts compile
@@ -121,6 +122,7 @@ def check(folder: Folder, job: FolderJob) -> tuple[ParsedJob, list[Problem]]:
         presets=folder.presets if _presets_are_read(folder) else None,
         assets=tuple(file.assets),
         executors=_executors(parsed.job),
+        pools=pools_of(folder.project.config)[0],
     )
     problems += [one for one in found if one.key not in unjudged]
     sizes = {path: len(data) for path, data in file.assets.items()}

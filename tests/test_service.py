@@ -14,7 +14,9 @@ from agent.errors import Refusal
 from agent.runtable import commands as c
 from agent.runtable.model import Limits
 from agent.service import Caller, JobFile, RunRequest
+from agent.service.runs import limits_of
 from agent.spec import limits
+from agent.spec.jobspec import BehaviorSpec, Overlap
 from agent.store.history import RunFilter
 from tests.api.harness import Prime, in_loop, job_yaml, prime
 
@@ -398,3 +400,18 @@ async def test_p12_a_list_is_bounded_and_a_foreign_cursor_refused(tmp_path: Path
         assert page.next_cursor is not None
         assert await code(queries.page(RunFilter(), 1, "zzz")) == "invalid"
         assert await code(queries.record("nothere0")) == "unknown_run"
+
+
+@pytest.mark.parametrize(
+    ("most", "overlap", "meant"),
+    [
+        (None, None, (0, "allow")),
+        (3, None, (3, "queue")),
+        (None, "skip", (1, "skip")),
+        (2, "cancel_previous", (2, "cancel_previous")),
+        (2, "allow", (0, "allow")),
+    ],
+)
+def test_limits_of_a_job_mean_one_thing(most: int | None, overlap: str | None, meant: tuple[int, str]) -> None:
+    behavior = BehaviorSpec(max_active_runs=most, overlap=None if overlap is None else Overlap(overlap))
+    assert limits_of(behavior) == meant

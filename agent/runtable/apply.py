@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import agents, catalog, importing, lifecycle
+from agent.runtable import agents, catalog, importing, lifecycle, limits
 from agent.runtable import commands as c
 from agent.runtable.deadlines import FINISHED, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
@@ -31,6 +31,7 @@ from agent.runtable.model import (
     tick_key,
 )
 from agent.runtable.placement import fits, takes
+from agent.runtable.pools import Rooms
 from agent.runtable.table import DERIVED_TICK_ORIGINS, Table, unpack_run
 from agent.runtable.waiting import need_of
 
@@ -82,6 +83,7 @@ REFUSALS: Final = {
     "invalid": "the command contradicts itself",
     "idempotency_conflict": "the same key was used for another request",
     "table_full": "the run table is full",
+    "line_full": "as many runs of the job as may wait for their place do already",
     "run_final": "the run has ended",
     "run_ending": "the run is being ended",
     "not_final": "the instance has not ended",
@@ -119,22 +121,30 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
     return Applied(index, code, run_id, _touch(table, run_id))
 
 
-def _touch(table: Table, run_id: str) -> tuple[FinishedRun, ...]:
-    """After a command on a run: decide what it readies, count its size, end it if it is over."""
-    run = table.rows.runs.get(run_id)
-    if run is None:
-        return ()
-    lifecycle.settle(table, run)
-    finished = lifecycle.finish_if_over(table, run)
-    if finished is not None:
-        return (finished,)
-    table.size(f"run/{run_id}", run)
-    return ()
+def _touch(table: Table, *run_ids: str) -> tuple[FinishedRun, ...]:
+    """After a command on runs: decide what it readies, count their size, end those that are over.
+
+    A run that ends may leave its place to others, which are looked at in turn: each ends once at most.
+    """
+    finished: list[FinishedRun] = []
+    todo = list(run_ids)
+    for run_id in todo:
+        run = table.rows.runs.get(run_id)
+        if run is None:
+            continue
+        lifecycle.settle(table, run)
+        ended = lifecycle.finish_if_over(table, run)
+        if ended is not None:
+            finished.append(ended)
+            todo += limits.begin(table, limits.job_of(run))
+        else:
+            table.size(f"run/{run_id}", run)
+    return tuple(finished)
 
 
 def _touch_all(table: Table, index: int, touched: agents.Touched) -> Applied:
     code, run_ids = touched
-    return Applied(index, code, finished=tuple(one for run_id in run_ids for one in _touch(table, run_id)))
+    return Applied(index, code, finished=_touch(table, *run_ids))
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -150,19 +160,20 @@ def _submit(table: Table, index: int, cmd: c.SubmitRun) -> Applied:
     tick = tick_key(cmd.project, cmd.job, cmd.scheduled_at_ms, cmd.origin)
     if cmd.origin in DERIVED_TICK_ORIGINS and tick in rows.ticks:
         return Applied(index, "duplicate", rows.ticks[tick])
-    code = _refuse_submit(table, cmd)
+    run = _new_run(table, cmd)
+    code = _refuse_submit(table, cmd, run)
     if code is not None:
         return Applied(index, code, cmd.run_id)
-    _accept(table, cmd)
+    touched = limits.accept(table, run, cmd.requested_by, cmd.via)
     if cmd.origin in DERIVED_TICK_ORIGINS:
         rows.ticks[tick] = cmd.run_id
     if cmd.request:
         rows.requests[cmd.request] = Request(cmd.body_hash, cmd.run_id, rows.time_ms + cmd.keep_ms)
         table.deadlines.add_request(cmd.request)
-    return Applied(index, "ok", cmd.run_id, _touch(table, cmd.run_id))
+    return Applied(index, "ok", cmd.run_id, _touch(table, *touched))
 
 
-def _refuse_submit(table: Table, cmd: c.SubmitRun) -> str | None:
+def _refuse_submit(table: Table, cmd: c.SubmitRun, run: Run) -> str | None:
     rows = table.rows
     if cmd.run_id in rows.runs or cmd.run_id in rows.finished:
         return "exists"
@@ -176,7 +187,7 @@ def _refuse_submit(table: Table, cmd: c.SubmitRun) -> str | None:
         return "table_full"  # P12
     if cmd.request and len(rows.requests) >= rows.limits.requests_max:
         return "table_full"
-    return None
+    return "line_full" if limits.line_is_full(table, run) else None
 
 
 def _well_formed(plans: tuple[InstancePlan, ...]) -> bool:
@@ -190,10 +201,9 @@ def _well_formed(plans: tuple[InstancePlan, ...]) -> bool:
     return bool(earlier) and order == sorted(order)
 
 
-def _accept(table: Table, cmd: c.SubmitRun) -> None:
+def _new_run(table: Table, cmd: c.SubmitRun) -> Run:
     now_ms = table.rows.time_ms
-    instances = [Instance(plan, since_ms=now_ms) for plan in cmd.instances]
-    run = Run(
+    return Run(
         id=cmd.run_id,
         project=cmd.project,
         namespace=cmd.namespace,
@@ -207,9 +217,10 @@ def _accept(table: Table, cmd: c.SubmitRun) -> None:
         deadline_ms=now_ms + cmd.timeout_ms,
         timeout_ms=cmd.timeout_ms,
         queue_timeout_ms=cmd.queue_timeout_ms,
-        instances=instances,
+        instances=[Instance(plan, since_ms=now_ms) for plan in cmd.instances],
+        max_active=cmd.max_active,
+        overlap=cmd.overlap,
     )
-    table.add_run(run)
 
 
 def _assign(table: Table, cmd: c.Assign) -> str:
@@ -221,7 +232,10 @@ def _assign(table: Table, cmd: c.Assign) -> str:
     if agent is None:
         return "unknown_agent"
     held = len(table.assigned.get(cmd.agent, ()))
-    if not takes(agent) or agent.epoch != cmd.epoch or held >= agent.slots or not fits(agent, need_of(instance.plan)):
+    need = need_of(run, instance)
+    if not takes(agent) or agent.epoch != cmd.epoch or held >= agent.slots or not fits(agent, need):
+        return "stale"
+    if Rooms(table).full(need) is not None:
         return "stale"
     if (run.id, instance.plan.name) not in table.ready or cmd.number != len(instance.attempts) + 1:
         return "stale"
@@ -357,11 +371,11 @@ def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
     code = _refuse_clear(run, cmd)
     if code is not None:
         return code
+    if limits.line_is_full(table, run, returns=True):
+        return "line_full"
     del rows.finished[cmd.run_id]
-    run.state, run.reason, run.finished_at_ms, run.cancelled_by = RunState.RUNNING, None, None, None
-    run.teardown_until_ms = None
-    run.deadline_ms = rows.time_ms + run.timeout_ms
-    table.add_run(run)
+    run.reason, run.finished_at_ms, run.cancelled_by, run.teardown_until_ms = None, None, None, None
+    limits.bring_back(table, run)
     return _clear_instances(table, run, cmd)
 
 
@@ -427,7 +441,11 @@ def _advance(table: Table) -> tuple[FinishedRun, ...]:
 
 
 def _run_timeout(table: Table, run_id: str) -> tuple[FinishedRun, ...]:
-    lifecycle.time_out(table, table.rows.runs[run_id])
+    run = table.rows.runs[run_id]
+    if run.held:
+        limits.expire(table, run)
+    else:
+        lifecycle.time_out(table, run)
     return _touch(table, run_id)
 
 

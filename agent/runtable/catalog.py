@@ -36,6 +36,7 @@ def put_project(table: Table, cmd: c.PutProject) -> str:
         old.variables if cmd.variables is None else cmd.variables,
         old.presets if cmd.presets is None else cmd.presets,
         {**old.namespaces, **(cmd.namespaces or {})},
+        old.pools if cmd.pools is None else cmd.pools,
     )
     return _put(table, "project", table.rows.projects, {cmd.project: new})
 

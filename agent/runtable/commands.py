@@ -25,6 +25,7 @@ from agent.runtable.model import (
     Limits,
     Namespace,
     Origin,
+    Overlap,
     Plugin,
     Reason,
     RunState,
@@ -93,13 +94,17 @@ class AgentRemoved(Command, frozen=True):
 
 
 class PutProject(Command, frozen=True):
-    """Create or replace what optimus.yaml says of a project. None leaves that part as it is; namespaces are added."""
+    """Create or replace what optimus.yaml says of a project. None leaves that part as it is; namespaces are added.
+
+    pools: what `config` says of them, {name: slots}.
+    """
 
     project: str
     config: dict[str, str] | None = None
     variables: dict[str, str] | None = None
     presets: dict[str, dict[str, str]] | None = None
     namespaces: dict[str, Namespace] | None = None
+    pools: dict[str, Count] | None = None
 
 
 class PutPlugins(Command, frozen=True):
@@ -159,6 +164,7 @@ class SubmitRun(Command, frozen=True):
 
     request: the scoped key of the request, "" = none; body_hash: of its body; keep_ms: how long the key is remembered.
     bundle: hash of the blob with all the run needs, durable before this is proposed.
+    max_active, overlap: its job's limits, by which it is judged; 0 or ALLOW = none.
     """
 
     run_id: str
@@ -176,6 +182,8 @@ class SubmitRun(Command, frozen=True):
     timeout_ms: Count
     queue_timeout_ms: Count
     instances: tuple[InstancePlan, ...]
+    max_active: Count = 0
+    overlap: Overlap = Overlap.ALLOW
 
 
 class Assign(Command, frozen=True):

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
+from agent.runtable.explain_limits import why_held, why_no_room
 from agent.runtable.lifecycle import as_seen, tries
 from agent.runtable.model import Agent, Instance, InstanceKind, InstanceState, Reason, Run, TriggerRule
 from agent.runtable.placement import fits, takes
+from agent.runtable.pools import Rooms
 from agent.runtable.table import Table
 from agent.runtable.waiting import Need, need_of
 
@@ -123,7 +125,7 @@ def _why(table: Table, run: Run, instance: Instance) -> str:
             "it is killed when its grace is over"
         )
     if instance.state is InstanceState.PENDING:
-        return _why_pending(run, instance)
+        return why_held(table, run) if run.held else _why_pending(run, instance)
     if instance.state is InstanceState.UP_FOR_RETRY:
         left = instance.plan.retry.count - tries(instance) + 1
         return f"try {tries(instance)} failed ({instance.reason}); waits for its next, {left} left"
@@ -132,7 +134,7 @@ def _why(table: Table, run: Run, instance: Instance) -> str:
         return f"attempt {attempt.number} is running on {attempt.agent}"
     if attempt is not None:
         return f"attempt {attempt.number} was handed to {attempt.agent}, which has not said yet that it started"
-    return _why_not_assigned(table, instance)
+    return _why_not_assigned(table, need_of(run, instance))
 
 
 def _why_final(run: Run, instance: Instance) -> str:
@@ -168,10 +170,9 @@ def _why_pending(run: Run, instance: Instance) -> str:
     return f"waits for {', '.join(awaited)}" + ("" if rule is TriggerRule.ALL_SUCCESS else f" (trigger rule {rule})")
 
 
-def _why_not_assigned(table: Table, instance: Instance) -> str:
-    """The first of what keeps it from an agent: no engine, no label, nobody there, no slot."""
-    need = need_of(instance.plan)
-    executor, constraints = need
+def _why_not_assigned(table: Table, need: Need) -> str:
+    """The first of what keeps it from an agent: no engine, no label, nobody there, no room in a pool, no slot."""
+    executor, constraints = need.executor, need.constraints
     agents = sorted(table.rows.agents.values(), key=lambda agent: agent.id)
     with_engine = [agent for agent in agents if executor in agent.executors]
     if not with_engine:
@@ -191,6 +192,9 @@ def _why_not_assigned(table: Table, instance: Instance) -> str:
             "waits: the cluster was recovered or restored, and agents it had before may still run work; a leader gives "
             f"out nothing before it has led for {table.rows.hold_ms / 1000:g} s"
         )
+    pool = Rooms(table).full(need)
+    if pool is not None:
+        return why_no_room(table, need, pool)
     if any(len(table.assigned.get(agent.id, ())) < agent.slots for agent in able):
         return "is about to be assigned"
     full = f"all {len(able)} agents {_with(need)} are full" if len(able) > 1 else f"agent {able[0].id} is full"
@@ -207,9 +211,8 @@ def _labels(labels: list[str]) -> str:
 
 
 def _with(need: Need) -> str:
-    executor, constraints = need
-    labels = [f"{label}={value}" for label, value in constraints]
-    return f"with executor {executor!r}" + (f" and {_labels(labels)}" if labels else "")
+    labels = [f"{label}={value}" for label, value in need.constraints]
+    return f"with executor {need.executor!r}" + (f" and {_labels(labels)}" if labels else "")
 
 
 def _out(agents: list[Agent]) -> list[str]:

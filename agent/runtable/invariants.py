@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from agent.runtable import limits
 from agent.runtable.deadlines import SPARE
 from agent.runtable.model import (
     INSTANCE_FINAL,
@@ -14,6 +15,7 @@ from agent.runtable.model import (
     AttemptState,
     Instance,
     InstanceState,
+    Overlap,
     Run,
     RunState,
     TableImage,
@@ -49,7 +51,8 @@ def _check_run(run: Run) -> None:
     assert run.deadline_ms > 0, f"{where}: waits without a deadline (P1)"
     assert not all(i.final for i in run.instances), f"{where}: over, but in the table"
     any_attempt = any(i.attempts for i in run.instances)
-    assert (run.state is RunState.RUNNING) >= any_attempt, f"{where}: queued, with attempts"
+    assert run.state is RunState.RUNNING or run.held or not any_attempt, f"{where}: queued, with attempts"
+    _check_held(run)
     earlier: set[str] = set()
     for instance in run.instances:
         _check_instance(run, instance)
@@ -62,6 +65,18 @@ def _check_run(run: Run) -> None:
         alone = all(run.spares(instance) or instance.final for instance in run.instances)
         assert not alone or run.end_due_ms is not None, f"{where}: its teardown has no deadline (P1)"
         assert not waiting, f"{where}: being ended, but {waiting} wait"
+
+
+def _check_held(run: Run) -> None:
+    """A run that waits for its place has nothing under way."""
+    if not run.held:
+        return
+    where = run.id
+    assert run.state is RunState.QUEUED, f"{where}: waits for its place, and is {run.state}"
+    assert run.max_active > 0, f"{where}: waits for its place, and has no limit"
+    assert run.overlap is not Overlap.ALLOW, f"{where}: waits for its place, and has no limit"
+    assert not run.ending, f"{where}: being ended, but waits for its place"
+    assert all(i.final or i.state is InstanceState.PENDING for i in run.instances), f"{where}: has begun, without place"
 
 
 def _check_instance(run: Run, instance: Instance) -> None:
@@ -132,6 +147,8 @@ def _check_indexes(table: Table) -> None:
     assert dict.fromkeys(sorted(table.ready)) == dict.fromkeys(sorted(fresh.ready)), "ready"
     held = {agent: keys for agent, keys in table.assigned.items() if keys}
     assert held == fresh.assigned, "assigned"
+    assert (table.taken.slots, table.taken.replays) == (fresh.taken.slots, fresh.taken.replays), "pools"
+    _check_places(table, fresh)
     assert table.bytes_used == fresh.bytes_used, "bytes (P12)"
     assert table.sizes == fresh.sizes, "sizes (P12)"
     missing = set(fresh.deadlines) - set(table.deadlines)
@@ -141,6 +158,18 @@ def _check_indexes(table: Table) -> None:
     assert len(table.deadlines) <= 2 * (due + SPARE) + len(rows.requests), "deadlines that outlive their rows (P12)"
     ended = [row.finished_at_ms for row in rows.finished.values()]
     assert ended == sorted(ended), "finished runs are not in their order"
+
+
+def _check_places(table: Table, fresh: Table) -> None:
+    """No job has more active runs than the limits of these allow, and nobody waits for a place that is free."""
+    assert table.places.as_sets() == fresh.places.as_sets(), "places"
+    for job in {(run.project, run.job) for run in table.rows.runs.values()}:
+        active, held = table.places.active(job), list(table.places.held(job))
+        assert held == list(fresh.places.held(job)), f"{job}: the line has another order after a restart"
+        most = [table.rows.runs[run_id].max_active for run_id in active if limits.is_limited(table.rows.runs[run_id])]
+        assert len(most) < len(active) or len(active) <= max(most, default=0), f"{job}: more than its limits allow (R2)"
+        if held:
+            assert len(active) >= table.rows.runs[held[0]].max_active, f"{job}: waits for a place that is free (P1)"
 
 
 def _check_waiting(table: Table) -> None:
@@ -156,7 +185,7 @@ def _check_waiting(table: Table) -> None:
             since_ms = 0
             for run_id, name in line.keys:
                 run, instance = table.rows.runs[run_id], instances[run_id, name]
-                assert (need_of(instance.plan), (run.project, run.job)) == (need, job), f"{run_id}: in a wrong line"
+                assert (need_of(run, instance), (run.project, run.job)) == (need, job), f"{run_id}: in a wrong line"
                 assert instance.since_ms >= since_ms, f"{run_id}/{name}: before one that waits longer"
                 since_ms = instance.since_ms
                 found.add((run_id, name))

@@ -97,7 +97,12 @@ def tries(instance: Instance) -> int:
 
 
 def settle(table: Table, run: Run) -> None:
-    """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones."""
+    """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones.
+
+    Nothing of a run that waits for its place is (`limits.py`).
+    """
+    if run.held:
+        return
     for instance in run.instances:
         if instance.state is InstanceState.PENDING:
             state = _decide(run, instance)
@@ -144,11 +149,14 @@ def _of_kind(run: Run, kind: InstanceKind) -> list[Instance]:
     return [instance for instance in run.instances if instance.plan.kind is kind]
 
 
-def end_early(table: Table, run: Run, reason: Reason, *, teardown: bool) -> None:
-    """End a run before its time, or at the end of it. teardown: its teardown as well, if that is due at all."""
+def end_early(table: Table, run: Run, reason: Reason, *, teardown: bool, unheard: bool = True) -> None:
+    """End a run before its time, or at the end of it. teardown: its teardown as well, if that is due at all.
+
+    unheard: see `stop`.
+    """
     if teardown or run.state is RunState.QUEUED:  # nothing was made that had to be removed
         run.teardown_until_ms = 0
-    stop(table, run, [instance for instance in run.instances if not run.spares(instance)], reason)
+    stop(table, run, [instance for instance in run.instances if not run.spares(instance)], reason, unheard=unheard)
 
 
 def time_out(table: Table, run: Run) -> None:
@@ -162,16 +170,17 @@ def time_out(table: Table, run: Run) -> None:
         run.teardown_until_ms = 0
 
 
-def stop(table: Table, run: Run, instances: Iterable[Instance], reason: Reason) -> None:
+def stop(table: Table, run: Run, instances: Iterable[Instance], reason: Reason, *, unheard: bool = True) -> None:
     """End these instances: what waits is cancelled at once, what may be running is asked to stop first (P3).
 
     Work on a lost agent hears nobody. It is given up: an operator says that it has ended, or the run's time is over.
+    unheard False: nobody says so, and it stays open.
     """
     for instance in instances:
         attempt = instance.open_attempt
         if attempt is not None:
             attempt.stop_wanted = attempt.stop_wanted or reason
-            if instance.state is InstanceState.UNKNOWN:
+            if instance.state is InstanceState.UNKNOWN and unheard:
                 _close_unheard(table, run, instance, attempt, unproven=reason is Reason.TIMEOUT)
         elif instance.state in WAITING:
             enter(table, run, instance, InstanceState.CANCELLED, reason)
@@ -278,8 +287,8 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
         return None
     run.state, run.reason = _result(run)
     run.finished_at_ms = table.rows.time_ms
-    del table.rows.runs[run.id]
-    table.size(f"run/{run.id}", None)
+    table.remove_run(run)
+    run.held = False
     return record(table, run)
 
 
@@ -305,6 +314,8 @@ def _result(run: Run) -> tuple[RunState, Reason | None]:
     states = {as_seen(instance) for instance in core}
     if run.cancelled_by is not None and any(i.state is InstanceState.CANCELLED for i in run.instances):
         return RunState.CANCELLED, Reason.CANCELLED
+    if run.reason is Reason.QUEUE_TIMEOUT:
+        return RunState.FAILED, Reason.QUEUE_TIMEOUT
     if run.reason is Reason.TIMEOUT and states & BAD:
         return RunState.FAILED, Reason.TIMEOUT
     if states & BAD:

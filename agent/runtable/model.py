@@ -87,6 +87,15 @@ class OnAgentLost(StrEnum):
     WAIT = "wait"  # the work runs on, the instance is unknown: the agent, an operator or the run's time-out ends it
 
 
+class Overlap(StrEnum):
+    """What becomes of a run that finds as many of its job as there may be (`limits.py`)."""
+
+    ALLOW = "allow"  # it begins all the same
+    QUEUE = "queue"  # it waits for a place, behind those that were accepted before it
+    SKIP = "skip"  # it ends at once, skipped
+    CANCEL_PREVIOUS = "cancel_previous"  # older ones are cancelled, and it waits until they have ended (P3)
+
+
 class InstanceKind(StrEnum):
     """The place of an instance in its run."""
 
@@ -138,6 +147,7 @@ MAX_ATTEMPTS = 100  # of one instance: an attempt that keeps killing its agent m
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # bounded, so that sums of what was committed still encode
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Level = Annotated[int, msgspec.Meta(ge=1, le=127)]
+Weight = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31)]
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
@@ -181,6 +191,8 @@ class InstancePlan(FrozenRow, frozen=True):
     constraints: (label, value), sorted: what an agent must have to be given the instance.
     trigger_rule: over the states of `after`. Fail hooks have a rule of their own, see `lifecycle.py`.
     allow_failure: its failure counts as a success for all the rest.  skip_exit_codes: they end it skipped.
+    pool: the project's pool of which an attempt takes `pool_slots`, "" = none.
+    priority_weight: the highest goes first among what waits (`planner.py`).
     """
 
     name: str
@@ -195,6 +207,9 @@ class InstancePlan(FrozenRow, frozen=True):
     trigger_rule: TriggerRule = TriggerRule.ALL_SUCCESS
     allow_failure: bool = False
     skip_exit_codes: tuple[int, ...] = ()
+    pool: str = ""
+    pool_slots: Count = 1
+    priority_weight: Weight = 1
 
 
 class Attempt(Row):
@@ -300,6 +315,8 @@ class Run(Row):
 
     teardown_until_ms: until when the teardown of a run that is being ended is spared; None = as long as it takes (no
     longer than the run's time), 0 = it is ended with the rest.
+    max_active, overlap: the limits of its job as it was accepted with them, 0 = none.
+    held: it waits for its place among the runs of its job, at most until `deadline_ms`; its own time has not begun.
     """
 
     id: str
@@ -323,6 +340,9 @@ class Run(Row):
     cancelled_by: str | None = None
     audit: list[Audit] = []
     teardown_until_ms: Count | None = None
+    max_active: Count = 0
+    overlap: Overlap = Overlap.ALLOW
+    held: bool = False
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -413,12 +433,16 @@ class Namespace(FrozenRow, frozen=True):
 
 
 class Project(Row):
-    """What a project folder's optimus.yaml says. presets: {name: window fields}."""
+    """What a project folder's optimus.yaml says.
+
+    presets: {name: window fields}.  pools: of its config, {name: slots}.
+    """
 
     config: dict[str, str] = {}
     variables: dict[str, str] = {}
     presets: dict[str, dict[str, str]] = {}
     namespaces: dict[str, Namespace] = {}
+    pools: dict[str, Count] = {}
 
 
 class Job(FrozenRow, frozen=True):
@@ -470,7 +494,10 @@ class Token(FrozenRow, frozen=True):
 
 
 class Limits(FrozenRow, frozen=True):
-    """What the table may hold (P12). Sizes in bytes of encoded rows, counted in `apply`."""
+    """What the table may hold (P12). Sizes in bytes of encoded rows, counted in `apply`.
+
+    held_max: how many runs of one job may wait for their place.  replay_percent: what replays may take of all slots.
+    """
 
     runs_max: Count = 10_000
     bytes_max: Count = 256 * 1024 * 1024
@@ -480,6 +507,8 @@ class Limits(FrozenRow, frozen=True):
     agents_max: Count = 1_000
     removed_max: Count = 10_000
     requests_max: Count = 500_000
+    held_max: Count = 1_000
+    replay_percent: Count = 50
 
 
 class LeaseTerms(FrozenRow, frozen=True):

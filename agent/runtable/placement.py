@@ -13,5 +13,4 @@ def takes(agent: Agent) -> bool:
 
 def fits(agent: Agent, need: Need) -> bool:
     """Whether it has the executor and every label."""
-    executor, constraints = need
-    return executor in agent.executors and all(agent.labels.get(label) == value for label, value in constraints)
+    return need.executor in agent.executors and all(agent.labels.get(one) == value for one, value in need.constraints)

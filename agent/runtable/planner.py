@@ -1,13 +1,12 @@
 """What the leader proposes next, derived from the table alone: (table, now) -> commands.
 
 Work is proportional to what changed: what is due is taken from the top of a heap, what waits is taken in turn until the
-slots or the step are full, and all that waits for the same kind of agent is passed by at once where none is free. A
-step looks at every agent and at every kind of need, never at every instance, run or job.
+slots or the step are full, and all that waits for the same kind of agent, or for the same pool, is passed by at once
+where none is free. A step looks at every agent and at every kind of need, never at every instance, run or job.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import zlib
 from collections.abc import Container, Iterator
@@ -17,7 +16,9 @@ from typing import Final
 from agent.runtable.commands import AdvanceTime, AnyCommand, Assign
 from agent.runtable.model import Agent
 from agent.runtable.placement import fits, takes
+from agent.runtable.pools import Rooms
 from agent.runtable.table import Table
+from agent.runtable.turns import Turns
 from agent.runtable.waiting import InstanceKey
 
 ASSIGN_MAX: Final = 256  # by one step, so that a step stays short
@@ -46,27 +47,21 @@ def next_deadline_ms(table: Table) -> int | None:
 
 
 def _assignments(table: Table, now_ms: int, unheard: Container[int]) -> Iterator[Assign]:
-    """Job by job in turn, over all needs that an agent with a free slot fits, until the slots are taken."""
+    """Over all needs that an agent with a free slot fits, in the order of `Turns`, until slots or pools are full."""
     free = _free_slots(table, unheard)
-    agents = table.rows.agents
-    able = [[agents[name] for name in free if fits(agents[name], need)] for need in table.waiting.needs] if free else []
-    queues = [table.waiting.in_turn(need) for need, some in zip(table.waiting.needs, able, strict=False) if some]
-    able = [some for some in able if some]
-    heads = [(*next(queue), number) for number, queue in enumerate(queues)]
-    heapq.heapify(heads)
-    while heads:
-        _turn, key, number = heads[0]
-        agent = _choose(able[number], free, key)
+    agents, rooms, waiting = table.rows.agents, Rooms(table), table.waiting
+    able = {need: [agents[name] for name in free if fits(agents[name], need)] for need in waiting.needs} if free else {}
+    turns = Turns((need, waiting.in_turn(need)) for need, some in able.items() if some and rooms.full(need) is None)
+    while (following := turns.next()) is not None:
+        need, key = following
+        agent = _choose(able[need], free, key) if rooms.full(need) is None else None
         if agent is None:  # whoever waits behind it needs the same
-            heapq.heappop(heads)
+            turns.drop(need)
             continue
         free[agent.id] -= 1
+        rooms.take(need)
+        turns.served(need)
         yield _assign(table, now_ms, key, agent)
-        following = next(queues[number], None)
-        if following is None:
-            heapq.heappop(heads)
-        else:
-            heapq.heapreplace(heads, (*following, number))
 
 
 def _assign(table: Table, now_ms: int, key: InstanceKey, agent: Agent) -> Assign:

@@ -14,6 +14,7 @@ import msgspec
 from agent.runtable.deadlines import Deadlines
 from agent.runtable.image import Image, ImageReader
 from agent.runtable.model import (
+    Attempt,
     FinishedRow,
     Instance,
     InstanceState,
@@ -23,7 +24,9 @@ from agent.runtable.model import (
     TableImage,
     tick_key,
 )
-from agent.runtable.waiting import Waiting
+from agent.runtable.places import Places
+from agent.runtable.pools import Taken
+from agent.runtable.waiting import Waiting, need_of
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _run_decoder: Final = msgspec.msgpack.Decoder(Run)
@@ -37,7 +40,8 @@ class Table:
     """The rows and their indexes.
 
     ready: instances that may be assigned, oldest first; waiting: the same, as the planner serves them.
-    assigned: per agent, the instances it has open attempts of.
+    assigned: per agent, the instances it has open attempts of; taken: what these take of pools.
+    places: per job, the runs that have their place and those that wait for one.
     bytes_used: encoded size of all runs, jobs, plugins, projects, secrets and tokens (P12).
     encoded: of these the ones that are changed in place, as they are now; `size` keeps it so. An image takes these
     bytes and shares the other rows, which are replaced and never changed.
@@ -90,10 +94,8 @@ class Table:
         """Bring the indexes up to date with one instance: only its last attempt can be open."""
         key = (run.id, instance.plan.name)
         attempt = instance.last
-        if attempt is not None and attempt.open:
-            self.assigned.setdefault(attempt.agent, set()).add(key)
-        elif attempt is not None:
-            self.assigned.get(attempt.agent, set()).discard(key)
+        if attempt is not None:
+            self._index_attempt(run, instance, attempt)
         if instance.state is InstanceState.SCHEDULED and instance.open_attempt is None:
             self.ready.setdefault(key)
             self.waiting.add(run, instance)
@@ -102,10 +104,26 @@ class Table:
             self.waiting.remove(run, instance, served=instance.open_attempt is not None)
         self.deadlines.add_instance(run, instance)
 
+    def _index_attempt(self, run: Run, instance: Instance, attempt: Attempt) -> None:
+        key, here = (run.id, instance.plan.name), self.assigned.get(attempt.agent, set())
+        if attempt.open and key not in here:
+            self.assigned.setdefault(attempt.agent, here).add(key)
+            self.taken.count(need_of(run, instance), 1)
+        elif not attempt.open and key in here:
+            here.discard(key)
+            self.taken.count(need_of(run, instance), -1)
+
     def add_run(self, run: Run) -> None:
-        """Put a run into the table."""
+        """Put a run into the table, or bring the indexes up to date with its deadline and place."""
         self.rows.runs[run.id] = run
+        self.places.add(run)
         self.deadlines.add_run(run)
+
+    def remove_run(self, run: Run) -> None:
+        """Take a run that has ended out of the table."""
+        del self.rows.runs[run.id]
+        self.places.remove(run)
+        self.size(f"run/{run.id}", None)
 
     def add_finished(self, run_id: str, row: FinishedRow) -> None:
         """Keep the small row of a finished run."""
@@ -125,12 +143,15 @@ class Table:
         self.ready: dict[tuple[str, str], None] = {}
         self.waiting = Waiting()
         self.assigned: dict[str, set[tuple[str, str]]] = {}
+        self.taken = Taken()
+        self.places = Places()
         self.deadlines = Deadlines(self.rows)
         self.sizes: dict[str, int] = {}
         self.encoded: dict[str, bytes] = {}
         self.bytes_used = 0
         rows = self.rows
         for run in rows.runs.values():
+            self.places.add(run)
             self.deadlines.add_run(run)
             self.size(f"run/{run.id}", run)
             for instance in run.instances:

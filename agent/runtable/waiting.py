@@ -2,26 +2,45 @@
 
     need -> job -> its instances, oldest first
 
-A *need* is what an instance asks of an agent: an executor and labels. All that share a need can go to the same agents,
-so where none of these is free the planner passes by all of them at once. Within a need the jobs take turns: who was
-served goes to the end, so that a job with a thousand instances holds up the first one of another by one turn.
+A *need* is what an instance asks for: an executor and labels of an agent, slots of pools. All that share a need can go
+to the same agents, so where none of these is free, or no room in a pool, the planner passes by all of them at once.
+Within a need the jobs take turns: who was served goes to the end, so that a job with a thousand instances holds up the
+first one of another by one turn. What replays ask for is a need of its own, so they hold up no other run of their job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from agent.runtable.model import Instance, InstancePlan, Run
+from agent.runtable.model import Instance, Origin, Run
 
-Need = tuple[str, tuple[tuple[str, str], ...]]  # executor, constraints
 JobKey = tuple[str, str]  # project, job
 InstanceKey = tuple[str, str]  # run id, instance
+PoolKey = tuple[str, str]  # project, pool
 
 
-def need_of(plan: InstancePlan) -> Need:
-    """What an instance asks of an agent."""
-    return plan.executor, plan.constraints
+class Need(NamedTuple):
+    """What an instance asks for. constraints: labels of the agent.  pools: how many slots of each.
+
+    weight: its plan's `priority_weight`: the instances of one need have the same.
+    replay: the project of which it is a replay, "" = it is none.
+    """
+
+    executor: str
+    constraints: tuple[tuple[str, str], ...] = ()
+    pools: tuple[tuple[PoolKey, int], ...] = ()
+    weight: int = 1
+    replay: str = ""
+
+
+def need_of(run: Run, instance: Instance) -> Need:
+    """What an instance asks for."""
+    plan = instance.plan
+    pools = (((run.project, plan.pool), plan.pool_slots),) if plan.pool else ()
+    replay = run.project if run.origin is Origin.REPLAY else ""
+    return Need(plan.executor, plan.constraints, pools, plan.priority_weight, replay)
 
 
 @dataclass(slots=True)
@@ -42,7 +61,7 @@ class Waiting:
 
     def add(self, run: Run, instance: Instance) -> None:
         """An instance begins to wait, as the last of its job; a job that has not waited is the last of all."""
-        lines = self.needs.setdefault(need_of(instance.plan), {})
+        lines = self.needs.setdefault(need_of(run, instance), {})
         line = lines.get((run.project, run.job))
         if line is None:
             line = lines[run.project, run.job] = Line(self._next())
@@ -50,7 +69,7 @@ class Waiting:
 
     def remove(self, run: Run, instance: Instance, *, served: bool) -> None:
         """An instance waits no more. served: it was its job's turn."""
-        need, job = need_of(instance.plan), (run.project, run.job)
+        need, job = need_of(run, instance), (run.project, run.job)
         lines = self.needs[need]
         line = lines[job]
         del line.keys[run.id, instance.plan.name]

@@ -28,6 +28,7 @@ from agent.spec.limits import size_problems
 from agent.spec.plugin import BUILTIN, parse_plugin
 from agent.spec.plugin import Plugin as PluginSpec
 from agent.spec.project import KEEP_LOGS, keep_logs_s
+from agent.spec.scheduling import QUEUE_LABEL, pools_of
 from agent.spec.trial import can_be_tried, trial_time, untold
 
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -73,7 +74,10 @@ class Catalog:
             keep_logs_s(config or {})
         except ValueError as error:
             raise Refusal("invalid", f"config.{KEEP_LOGS}: {error}", 422) from error
-        command = c.PutProject(self._context.now_ms(), name, config, variables, presets, namespaces)
+        pools, wrong = pools_of(config) if config is not None else (None, {})
+        for key, message in wrong.items():
+            raise Refusal("invalid", f"config {key}: {message}", 422)
+        command = c.PutProject(self._context.now_ms(), name, config, variables, presets, namespaces, pools)
         applied = await self._context.propose(command)
         return Accepted(applied.index, names=(name,))
 
@@ -194,7 +198,9 @@ class Catalog:
     def _judge(self, project: str, tried_in: str | None) -> Callable[[JobFile], tuple[ParsedJob, list[Problem]]]:
         """What reads a job and finds its problems, with the table as it is now. It blocks as long as that takes."""
         table = self._context.replica.table
-        presets = tuple(table.rows.projects.get(project, Project()).presets)
+        row = table.rows.projects.get(project, Project())
+        presets, pools = tuple(row.presets), dict(row.pools)
+        queues = known_queues(table)
         plugins = self.plugins(project)
         executors = known_executors(table)
         scope = scope_of(self._context, project, tried_in, plugins) if tried_in is not None else None
@@ -212,6 +218,8 @@ class Catalog:
                 presets=presets,
                 assets=tuple(file.assets),
                 executors=executors,
+                pools=pools,
+                queues=queues,
             )
             problems = [*parsed.problems, *found]
             if scope is not None and can_be_tried(problems):
@@ -303,6 +311,11 @@ def known_executors(table: Table) -> frozenset[str]:
     """The executors that are installed here, and those that an agent of the cluster has said it has."""
     elsewhere = {name for agent in table.rows.agents.values() for name in agent.executors}
     return _installed_executors() | elsewhere
+
+
+def known_queues(table: Table) -> frozenset[str]:
+    """The queues that an agent of the cluster listens to."""
+    return frozenset(agent.labels.get(QUEUE_LABEL, "") for agent in table.rows.agents.values())
 
 
 @cache

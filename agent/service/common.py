@@ -36,6 +36,7 @@ STATUS: Final = {
     "unknown_agent": 404,
     "unknown_token": 404,
     "table_full": 429,
+    "line_full": 429,
     "idempotency_conflict": 422,
     "invalid": 422,
 }

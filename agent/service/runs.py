@@ -20,6 +20,7 @@ from agent.runtable.model import (
     Namespace,
     OnAgentLost,
     Origin,
+    Overlap,
     RetryPolicy,
     RetryRule,
     Run,
@@ -36,8 +37,9 @@ from agent.spec.bundle import Bundle, Planned
 from agent.spec.check import own_variable
 from agent.spec.compile import OWN_VARIABLES
 from agent.spec.errors import Problem
-from agent.spec.jobspec import RetryAction, RetrySpec
+from agent.spec.jobspec import BehaviorSpec, RetryAction, RetrySpec
 from agent.spec.params import Value
+from agent.spec.scheduling import labels_of, pool_of
 from agent.spec.trial import Trial
 from agent.store.errors import BlobMissing
 
@@ -90,6 +92,7 @@ class Runs:
         planned = (await self._check(scope, bundle, blob, request, scheduled_at)).planned
         (digest,) = await context.store([bundles.encode(bundle)], also=bundle.assets.values())
         behavior = bundle.job.behavior
+        max_active, overlap = limits_of(behavior)
         # A client that sent no key gets one: should this agent have to ask again, it is the same request (P2).
         key, keep_ms = request.key, context.replica.table.rows.limits.request_keep_ms
         if not key:
@@ -113,6 +116,8 @@ class Runs:
                 _ms(behavior.timeout_s),
                 _ms(behavior.queue_timeout_s),
                 tuple(_plan(scope, bundle, one) for one in planned),
+                max_active,
+                overlap,
             )
         )
         notes = self._notes(scope, bundle, planned)
@@ -353,6 +358,7 @@ def _params(blob: JobBlob, request: RunRequest) -> dict[str, Value]:
 
 
 def _plan(scope: Scope, bundle: Bundle, planned: Planned) -> InstancePlan:
+    scheduler = bundle.job.metadata.scheduler
     return InstancePlan(
         planned.name,
         InstanceKind(planned.place.value),
@@ -362,11 +368,25 @@ def _plan(scope: Scope, bundle: Bundle, planned: Planned) -> InstancePlan:
         _retry(bundle.job.behavior.retry),
         None if planned.timeout_s is None else _ms(planned.timeout_s),
         OnAgentLost(bundle.job.behavior.on_agent_lost.value),
-        tuple(sorted(bundle.job.metadata.scheduler.constraints.items())),
+        labels_of(scheduler),
         TriggerRule(planned.rule.value),
         planned.allow_failure,
         planned.skip_exit_codes,
+        pool_of(scheduler, scope.pools),
+        scheduler.pool_slots,
+        scheduler.priority_weight,
     )
+
+
+def limits_of(behavior: BehaviorSpec) -> tuple[int, Overlap]:
+    """How many runs of a job there may be at a time, 0 = any number, and what becomes of one that is too many.
+
+    `max_active_runs` alone means `queue`; an `overlap` alone means one at a time; `allow` lets every run begin.
+    """
+    overlap = behavior.overlap.value if behavior.overlap is not None else None
+    if overlap is None:
+        return (behavior.max_active_runs, Overlap.QUEUE) if behavior.max_active_runs else (0, Overlap.ALLOW)
+    return (0 if overlap == Overlap.ALLOW else behavior.max_active_runs or 1), Overlap(overlap)
 
 
 def _with_downstream(run: Run, names: Collection[str]) -> list[str]:

@@ -26,7 +26,7 @@ class Scope:
     """What the jobs of a namespace are compiled with. A copy: other threads may use it while the table goes on.
 
     plugins: all that the project has, by name.  secrets: the names that exist.  fallback: executors that stand in for
-    absent ones, in development.
+    absent ones, in development.  pools: the slots of the project's.
     """
 
     project: str
@@ -37,6 +37,7 @@ class Scope:
     executor: str
     secrets: Masked
     fallback: Mapping[str, str]
+    pools: Mapping[str, int]
 
     def bundle(self, blob: JobBlob) -> Bundle:
         """What a run of the job would be accepted with. Raises Refusal("spec_invalid") for an unknown plugin."""
@@ -89,6 +90,7 @@ def scope_of(context: Context, project: str, namespace: str, plugins: Mapping[st
         executor={**row.config, **scope.config}.get(EXECUTOR_KEY, ""),
         secrets=Masked(frozenset(sealed_secrets(table, project, namespace))),
         fallback=context.fallback,
+        pools=dict(row.pools),
     )
 
 

@@ -9,9 +9,19 @@ from typing import Final, Protocol
 from agent.spec.compile import OWN_VARIABLES
 from agent.spec.document import Problems, nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity
-from agent.spec.jobspec import HookSpec, HookType, JobSpec, TaskSpec, TriggerRule
+from agent.spec.jobspec import (
+    BehaviorSpec,
+    HookSpec,
+    HookType,
+    JobSpec,
+    Overlap,
+    SchedulerSpec,
+    TaskSpec,
+    TriggerRule,
+)
 from agent.spec.limits import argument_problem, asset_problems
 from agent.spec.plugin import BUILTIN, CONTAINER, SHELL, Plugin, PluginKind, script_asset
+from agent.spec.scheduling import DEFAULT_QUEUE, QUEUE_LABEL, pool_of
 
 _START: Final = (1, 1)
 
@@ -31,13 +41,15 @@ def check_job(
     presets: Collection[str] | None = None,
     assets: Collection[str] | None = None,
     executors: Collection[str] | None = None,
+    pools: Mapping[str, int] | None = None,
+    queues: Collection[str] | None = None,
 ) -> tuple[Problem, ...]:
     """Check a job against what it names.
 
     Arguments: `plugins`, the project's own by name (the built-in ones are always known); `file`, the job's, for
     problems; `positions`, those of `ParsedJob`, so that problems point at the right line; `presets`, the names of the
-    project's window presets, `assets`, the paths of the job's assets, and `executors`, the names of those that can be
-    had; None = not known, so not checked.
+    project's window presets, `assets`, the paths of the job's assets, `executors`, the names of those that can be had,
+    `pools`, the slots of the project's, and `queues`, those that agents listen to; None = not known, so not checked.
     Returns all problems; raises nothing.
     """
     problems = Problems()
@@ -54,6 +66,8 @@ def check_job(
             report(f"hooks[{index}].name", f"the hook {hook.name} is given twice; a hook runs once in a job")
         seen.add(hook.name)
         _check_rule(hook, f"hooks[{index}]", known.get(hook.name), report)
+    _check_limits(job.behavior, report)
+    _check_scheduler(job.metadata.scheduler, pools, queues, report)
     for name, declared in job.params.items() if job.schedule.interval else ():
         if declared.default is None:
             message = "has no default: a run that the schedule asks for would have no value"
@@ -74,6 +88,32 @@ def check_job(
     if preset and presets is not None and preset not in presets:
         report("task.window.preset", f"there is no preset {preset!r}{nearest(preset, presets)}")
     return problems.listed()
+
+
+def _check_limits(behavior: BehaviorSpec, report: _Report) -> None:
+    if behavior.overlap is Overlap.ALLOW and behavior.max_active_runs is not None:
+        message = "has no effect with overlap allow, which lets every run begin; take overlap queue, or leave it out"
+        report("behavior.max_active_runs", message, Severity.WARNING)
+
+
+def _check_scheduler(
+    scheduler: SchedulerSpec, pools: Mapping[str, int] | None, queues: Collection[str] | None, report: _Report
+) -> None:
+    """All of it are warnings: the project's config and the agents may still change, and the run says what it awaits."""
+    if scheduler.pool_slots != 1 and not scheduler.pool:
+        report("metadata.scheduler.pool_slots", "has no effect without a pool", Severity.WARNING)
+    name = pool_of(scheduler, pools) if pools is not None else ""
+    if pools is not None and name and name not in pools:
+        hint = nearest(name, pools)
+        message = f"the project has no pool {name!r}{hint}; what waits for it does so until its config has pool.{name}"
+        report("metadata.scheduler.pool", message, Severity.WARNING)
+    elif pools is not None and name and pools[name] < scheduler.pool_slots:
+        message = f"the pool {name} has {pools[name]}, so that nothing of the job can start until it has more"
+        report("metadata.scheduler.pool_slots", message, Severity.WARNING)
+    queue = scheduler.queue if scheduler.queue != DEFAULT_QUEUE else ""
+    if queues is not None and queue and queue not in queues:
+        message = f"no agent has the label {QUEUE_LABEL}={queue}; what waits for it does so until one has"
+        report("metadata.scheduler.queue", message, Severity.WARNING)
 
 
 def _instances(job: JobSpec) -> Iterator[tuple[str, TaskSpec | HookSpec]]:

@@ -58,21 +58,13 @@ __all__ = ["NO_EFFECT_YET", "HookType", "JobSpec", "ParsedJob", "TriggerRule", "
 
 _LATER = "has no effect yet in this version"
 NO_EFFECT_YET: Final = (
-    "behavior.max_active_runs",
     "behavior.notify",
-    "behavior.overlap",
     "behavior.webhook",
     "dependencies",
     "dependencies[].on_failure",
     "dependencies[].trigger_rule",
     "hooks[].alert",
-    "metadata.airflow.pool",
-    "metadata.airflow.queue",
     "metadata.kubernetes",
-    "metadata.scheduler.pool",
-    "metadata.scheduler.pool_slots",
-    "metadata.scheduler.priority_weight",
-    "metadata.scheduler.queue",
     "task.alert",
 )
 """Keys that are read and checked but change nothing until a later version. A version that

@@ -9,10 +9,11 @@ from typing import Final
 
 from agent.spec import duration
 from agent.spec.document import Problems, compose, shorten
-from agent.spec.errors import Position, Problem
+from agent.spec.errors import Position, Problem, Severity
 from agent.spec.instance import CHARACTERS, VERSIONS, read_window
 from agent.spec.jobspec import WindowSpec
 from agent.spec.reader import Reader, Reading
+from agent.spec.scheduling import POOL_PREFIX, pools_of
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,219}")
 _NAME_EXPECTED = f"a name of 1 to 220 {CHARACTERS},"
@@ -87,6 +88,7 @@ def _project(reader: Reader) -> ProjectConfig:
         namespaces=_namespaces(reader),
         auth=reader.string_map("auth"),
     )
+    _check_pools(project.child("config"), config)
     log.find("format")
     log.close()
     project.close()
@@ -118,6 +120,12 @@ def keep_logs_s(config: Mapping[str, str]) -> float | None:
     return seconds
 
 
+def _check_pools(reader: Reader, project: ProjectConfig) -> None:
+    _pools, wrong = pools_of(project.config)
+    for key, message in wrong.items():
+        reader.problem(key, message)
+
+
 def _namespaces(project: Reader) -> tuple[NamespaceConfig, ...]:
     namespaces: dict[str, NamespaceConfig] = {}
     for reader in project.children("namespaces"):
@@ -128,6 +136,10 @@ def _namespaces(project: Reader) -> tuple[NamespaceConfig, ...]:
         path = job.required("path", "the folder of the namespace's jobs")
         job.close()
         config, variables = reader.string_map("config"), reader.string_map("variables")
+        for key in config:
+            if key.startswith(POOL_PREFIX):
+                message = "has no effect; pools are the project's, in project.config"
+                reader.child("config").problem(key, message, Severity.WARNING)
         namespaces[name] = NamespaceConfig(name=name, job_path=path, config=config, variables=variables)
         reader.find("datastore")
         reader.close()

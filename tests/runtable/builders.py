@@ -19,6 +19,7 @@ from agent.runtable.model import (
     InstanceState,
     OnAgentLost,
     Origin,
+    Overlap,
     Reason,
     RetryPolicy,
     Run,
@@ -49,7 +50,11 @@ def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[st
     labels = fields.pop("labels", {})
     rule = fields.pop("rule", TriggerRule.ALL_SUCCESS)
     allow, codes = fields.pop("allow_failure", False), fields.pop("skip_exit_codes", ())
+    pool, slots, weight = fields.pop("pool", ""), fields.pop("pool_slots", 1), fields.pop("weight", 1)
     assert not fields
+    assert isinstance(pool, str)
+    assert isinstance(slots, int)
+    assert isinstance(weight, int)
     assert isinstance(rule, TriggerRule)
     assert isinstance(allow, bool)
     assert isinstance(codes, tuple)
@@ -59,7 +64,8 @@ def _plan(name: str, kind: InstanceKind, after: tuple[str, ...], fields: dict[st
     assert isinstance(choice, OnAgentLost)
     assert isinstance(labels, dict)
     constraints = tuple(sorted(labels.items()))
-    return InstancePlan(name, kind, name, after, executor, retry, timeout_ms, choice, constraints, rule, allow, codes)
+    placed = (executor, retry, timeout_ms, choice, constraints)
+    return InstancePlan(name, kind, name, after, *placed, rule, allow, codes, pool, slots, weight)
 
 
 def at_level_2(monkeypatch: pytest.MonkeyPatch, command: type[c.Command]) -> None:
@@ -173,6 +179,9 @@ class Driver:
         queue_timeout_ms: int = 24 * HOUR_MS,
         project: str = "p",
         job: str = "j",
+        max_active: int = 0,
+        overlap: Overlap = Overlap.ALLOW,
+        at_ms: int = START_MS,
     ) -> Applied:
         """Ask for a run of these instances."""
         return self.say(
@@ -182,7 +191,7 @@ class Driver:
                 project,
                 "n",
                 job,
-                START_MS,
+                at_ms,
                 origin,
                 "me",
                 "a1",
@@ -193,6 +202,8 @@ class Driver:
                 timeout_ms,
                 queue_timeout_ms,
                 plans or (task(),),
+                max_active,
+                overlap,
             )
         )
 

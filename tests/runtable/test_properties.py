@@ -25,6 +25,7 @@ from agent.runtable.model import (
     Limits,
     OnAgentLost,
     Origin,
+    Overlap,
     Reason,
     RetryPolicy,
     RetryRule,
@@ -66,6 +67,8 @@ def jobs(draw: st.DrawFn) -> tuple[InstancePlan, ...]:
             timeout_ms=timeout_ms,
             on_agent_lost=choice,
             labels=labels,
+            pool=draw(st.sampled_from(["", "", "x"])),
+            weight=draw(st.sampled_from([1, 1, 5])),
             allow_failure=allow,
             skip_exit_codes=codes,
         )
@@ -94,7 +97,8 @@ class RunTableMachine(RuleBasedStateMachine):
     def found(self, slots: int) -> None:
         self.driver = Driver().found(slots=slots)
         self.driver.up("a2", 2, node=2, labels={"gpu": "yes"}, unfenceable=("mock",))
-        self.driver.say(c.SetLimits(START_MS, Limits(runs_max=5, finished_max=3)))
+        self.driver.say(c.SetLimits(START_MS, Limits(runs_max=5, finished_max=3, held_max=3)))
+        self.driver.say(c.PutProject(START_MS, "p", pools={"x": 1}))
         self.twin = Table()
         self.count = 0
         self.image = (self.driver.table.image(), self.driver.table.dump())
@@ -103,14 +107,32 @@ class RunTableMachine(RuleBasedStateMachine):
         target=runs,
         plans=jobs(),
         request=st.sampled_from(["", "k1", "k2"]),
-        origin=st.sampled_from([Origin.MANUAL, Origin.SCHEDULE]),
+        origin=st.sampled_from([Origin.MANUAL, Origin.SCHEDULE, Origin.REPLAY]),
         body=st.sampled_from(["x", "y"]),
         job=st.sampled_from(["j", "k"]),
+        limits=st.tuples(st.sampled_from([0, 1, 1, 2]), st.sampled_from(Overlap)),
     )
-    def submit(self, plans: tuple[InstancePlan, ...], request: str, origin: Origin, body: str, job: str) -> str:
+    def submit(
+        self,
+        plans: tuple[InstancePlan, ...],
+        request: str,
+        origin: Origin,
+        body: str,
+        job: str,
+        limits: tuple[int, Overlap],
+    ) -> str:
         self.count += 1
         return self.driver.submit(
-            *plans, run_id=f"r{self.count}", request=request, origin=origin, body=body, job=job, timeout_ms=4 * HOUR_MS
+            *plans,
+            run_id=f"r{self.count}",
+            request=request,
+            origin=origin,
+            body=body,
+            job=job,
+            at_ms=START_MS + self.count % 3,
+            timeout_ms=4 * HOUR_MS,
+            max_active=limits[0],
+            overlap=limits[1],
         ).run_id
 
     @rule()
@@ -220,6 +242,10 @@ class RunTableMachine(RuleBasedStateMachine):
         for index, data in enumerate(self.driver.log[self.twin.rows.index :], start=self.twin.rows.index + 1):
             apply(self.twin, index, data)
         assert self.twin.dump() == self.driver.table.dump()
+
+    @invariant()
+    def no_pool_is_over_its_slots(self) -> None:
+        assert self.driver.table.taken.slots.get(("p", "x"), 0) <= 1
 
     @invariant()
     def everything_that_waits_is_explained_p11(self) -> None:

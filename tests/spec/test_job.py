@@ -460,8 +460,8 @@ def test_what_optimus_knows_and_prime_does_not_use_is_a_warning() -> None:
 
 
 def test_keys_for_later_versions_are_read_with_a_warning() -> None:
-    text = MINIMAL + "behavior: {overlap: skip, retry: {max_delay: 1h}}\nhooks: [{name: a, trigger_rule: always}]\n"
-    assert warnings(text) == ["job.yaml:6:12: behavior.overlap: has no effect yet in this version"]
+    text = MINIMAL + "behavior: {overlap: skip}\nmetadata: {kubernetes: {namespace: a}}\n"
+    assert warnings(text) == ["job.yaml:7:12: metadata.kubernetes: has no effect yet in this version"]
 
 
 def test_hook_types_that_work_now_are_no_warning() -> None:
