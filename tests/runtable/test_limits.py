@@ -78,6 +78,20 @@ def test_a_run_waits_no_longer_than_its_queue_time_out_and_its_own_time_begins_w
     assert driver.run("r3").deadline_ms == driver.now_ms + 2 * HOUR_MS
 
 
+def test_what_an_operator_has_marked_of_a_run_that_waits_stays_so(driver: Driver) -> None:
+    ask(driver, "r1", timeout_ms=10 * HOUR_MS)
+    driver.plan()
+    driver.start("bq2bq")
+    plans = task("a"), hook("b", InstanceKind.POST, ("a",))
+    driver.submit(*plans, run_id="r2", max_active=1, overlap=Overlap.QUEUE, queue_timeout_ms=HOUR_MS)
+    assert driver.mark("a", InstanceState.SUCCESS, "r2").ok
+    assert driver.instance("b", "r2").state is InstanceState.PENDING
+    driver.pass_time(HOUR_MS)
+    ended = driver.run("r2")
+    assert ended.reason is Reason.QUEUE_TIMEOUT
+    assert [one.state for one in ended.instances] == [InstanceState.SUCCESS, InstanceState.CANCELLED]
+
+
 def test_a_skipped_run_is_on_record_with_who_was_in_the_way(driver: Driver) -> None:
     driver.submit(run_id="r0")
     applied = ask(driver, "r1", Overlap.SKIP)
@@ -179,7 +193,7 @@ def test_many_in_the_way_are_told_of_in_short_p11(driver: Driver) -> None:
     assert driver.table.places.held_count() == 1
 
 
-@pytest.mark.parametrize("origin", list(Origin))
+@pytest.mark.parametrize("origin", sorted(set(Origin) - {Origin.EXTERNAL}))  # that one is never run here
 def test_every_origin_is_judged_alike_r2(driver: Driver, origin: Origin) -> None:
     for number in range(3):
         driver.submit(run_id=f"r{number}", origin=origin, at_ms=START_MS + number, max_active=1, overlap=Overlap.QUEUE)
