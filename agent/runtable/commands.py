@@ -15,9 +15,11 @@ from typing import Final, get_args
 
 import msgspec
 
+from agent.runtable.gate_rows import GatePlan
 from agent.runtable.model import (
     Agent,
     Count,
+    FrozenRow,
     InstancePlan,
     InstanceState,
     Job,
@@ -158,6 +160,7 @@ class SubmitRun(Command, frozen=True):
 
     request: the scoped key of the request, "" = none; body_hash: of its body; keep_ms: how long the key is remembered.
     bundle: hash of the blob with all the run needs, durable before this is proposed.
+    gates: what it waits for; a run gate names a run that is there.
     """
 
     run_id: str
@@ -175,6 +178,37 @@ class SubmitRun(Command, frozen=True):
     timeout_ms: Count
     queue_timeout_ms: Count
     instances: tuple[InstancePlan, ...]
+    gates: tuple[GatePlan, ...] = ()
+
+
+class PipelineRun(FrozenRow, frozen=True):
+    """One run of a pipeline. Its fields are those of `SubmitRun`; a run gate may name a run that stands before it."""
+
+    run_id: str
+    project: str
+    namespace: str
+    job: str
+    bundle: str
+    timeout_ms: Count
+    queue_timeout_ms: Count
+    instances: tuple[InstancePlan, ...]
+    gates: tuple[GatePlan, ...] = ()
+
+
+class SubmitPipeline(Command, frozen=True):
+    """Accept the runs of a pipeline, all of them or none. The rest is as in `SubmitRun`; its request gets the pipeline.
+
+    scheduled_at_ms: of all its runs.
+    """
+
+    pipeline: str
+    scheduled_at_ms: Count
+    requested_by: str
+    via: str
+    request: str
+    body_hash: str
+    keep_ms: Count
+    runs: tuple[PipelineRun, ...]
 
 
 class Assign(Command, frozen=True):
@@ -256,6 +290,48 @@ class ClearRun(Command, frozen=True):
     assume_stopped: bool = False
 
 
+class CancelPipeline(Command, frozen=True):
+    """End all runs of a pipeline early, all at once: none fails for another's end. The rest is as in `CancelRun`."""
+
+    pipeline: str
+    who: str
+    via: str
+    assume_stopped: bool = False
+    teardown: bool = False
+
+
+class ClearedRun(FrozenRow, frozen=True):
+    """A finished run that is brought back. Its fields are those of `ClearRun`."""
+
+    run_id: str
+    instances: tuple[str, ...]
+    record: bytes
+    ended_index: Count
+
+
+class ClearRuns(Command, frozen=True):
+    """Bring finished runs back, all of them or none. Those that waited for others of them wait for these again."""
+
+    runs: tuple[ClearedRun, ...]
+    who: str
+    via: str
+    what: str
+    assume_stopped: bool = False
+
+
+class GateAnswered(Command, frozen=True):
+    """How a request of an http gate was answered.
+
+    gate: its place among the run's.  asked: how many were answered before.  met: whether it opens the gate.
+    """
+
+    run_id: str
+    gate: Count
+    asked: Count
+    met: bool
+    message: str
+
+
 class MarkInstance(Command, frozen=True):
     """Give an unfinished instance a result by hand. What runs is stopped first.
 
@@ -298,6 +374,10 @@ AnyCommand = (
     | ClearRun
     | MarkInstance
     | AdvanceTime
+    | SubmitPipeline
+    | CancelPipeline
+    | ClearRuns
+    | GateAnswered
 )
 
 LEVEL: Final = 1  # the highest that this program knows

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.runtable.backoff import retry_delay_ms
+from agent.runtable.gate_rows import GateState
 from agent.runtable.model import (
     INSTANCE_FINAL,
     MAX_ATTEMPTS,
@@ -97,7 +98,12 @@ def tries(instance: Instance) -> int:
 
 
 def settle(table: Table, run: Run) -> None:
-    """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones."""
+    """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones.
+
+    None before its run has begun: `gates.settle`.
+    """
+    if not run.begun:
+        return
     for instance in run.instances:
         if instance.state is InstanceState.PENDING:
             state = _decide(run, instance)
@@ -279,9 +285,17 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
     run.state, run.reason = _result(run)
     run.finished_at_ms = table.rows.time_ms
     rows = table.rows
-    del rows.runs[run.id]
-    table.size(f"run/{run.id}", None)
-    row = FinishedRow(run.project, run.job, run.scheduled_at_ms, run.origin, run.state, rows.index, run.finished_at_ms)
+    table.remove_run(run)
+    row = FinishedRow(
+        run.project,
+        run.job,
+        run.scheduled_at_ms,
+        run.origin,
+        run.state,
+        rows.index,
+        run.finished_at_ms,
+        run.pipeline,
+    )
     table.add_finished(run.id, row)
     while len(rows.finished) > rows.limits.finished_max:
         oldest = table.deadlines.oldest_finished()
@@ -299,6 +313,10 @@ def _result(run: Run) -> tuple[RunState, Reason | None]:
     states = {as_seen(instance) for instance in core}
     if run.cancelled_by is not None and any(i.state is InstanceState.CANCELLED for i in run.instances):
         return RunState.CANCELLED, Reason.CANCELLED
+    shut_by = run.shut_by
+    if shut_by is not None:
+        skips = shut_by.state is GateState.SKIPPED
+        return (RunState.SKIPPED if skips else RunState.UPSTREAM_FAILED), Reason.TIMEOUT if shut_by.timed_out else None
     if run.reason is Reason.TIMEOUT and states & BAD:
         return RunState.FAILED, Reason.TIMEOUT
     if states & BAD:
