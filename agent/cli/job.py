@@ -363,8 +363,8 @@ def next_(name: str, after: str | None, number: int, form: str) -> None:
     """Show the next ticks of a job's schedule; none where it has no schedule. Needs no agent."""
     from datetime import UTC, datetime
 
-    from agent.offline import next_ticks
     from agent.spec.compile import rfc3339
+    from agent.spec.ticks import next_ticks
 
     moment = datetime.now(UTC) if after is None else read_moment(after, "--after")
     folder, _found, spec = _find(name)
