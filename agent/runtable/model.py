@@ -423,8 +423,7 @@ class Project(Row):
 class DependencyKind(StrEnum):
     """What a job depends on."""
 
-    JOB = "job"  # of this cluster
-    EXTRA = "extra"  # a job that is run elsewhere
+    JOB = "job"
     HTTP = "http"
 
 

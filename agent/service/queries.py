@@ -14,6 +14,7 @@ from agent.errors import Refusal
 from agent.records import run_of
 from agent.retired import UNPROVEN
 from agent.runtable.explain import Explanation, explain
+from agent.runtable.explain_gates import GateExplanation, explain_gates
 from agent.runtable.model import Attempt, AttemptState, Instance, Run
 from agent.service.common import Context, unknown
 from agent.spec.bundle import Bundle
@@ -53,13 +54,17 @@ class Queries:
         except Refusal as refusal:
             if refusal.code != "unknown_run":
                 raise
+        await self.catch_up(f"run {run_id!r}")  # it may be younger than what is known here (P6)
+        return await self._resolve_here(run_id)
+
+    async def catch_up(self, what: str) -> None:
+        """Have all that was acknowledged before. what: is not there; for the Refusal("no_leader")."""
         try:
             async with asyncio.timeout(CATCH_UP_S):
-                await self._context.replica.caught_up()  # it may be younger than what is known here (P6)
+                await self._context.replica.caught_up()
         except TimeoutError as error:
-            text = f"there is no run {run_id!r} here, and no leader answers that could know more"
+            text = f"there is no {what} here, and no leader answers that could know more"
             raise Refusal("no_leader", text, 503, retry_after_s=1) from error
-        return await self._resolve_here(run_id)
 
     async def _resolve_here(self, run_id: str) -> str:
         replica = self._context.replica
@@ -128,8 +133,10 @@ class Queries:
 
     async def explain(
         self, run_id: str, silent_ms: Callable[[], Awaitable[dict[str, int]]]
-    ) -> tuple[Run, list[Explanation]]:
-        """Why each instance of a run is where it is (P11). silent_ms: who is not heard, asked where work is out.
+    ) -> tuple[Run, list[Explanation], list[GateExplanation]]:
+        """Why each instance of a run, and each gate, is where it is (P11).
+
+        silent_ms: who is not heard, asked where work is out.
 
         What this agent cannot prove to have ended is known to it alone: another one says of that no more than the
         table has.
@@ -137,7 +144,8 @@ class Queries:
         run = await self.run(run_id)
         silent = await silent_ms() if any(one.open_attempt is not None for one in run.instances) else {}
         run = await self.run(run_id)  # as it is now
-        return run, explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
+        table = self._context.replica.table
+        return run, explain(table, run, UNPROVEN.of_run(run.id), silent), explain_gates(table, run)
 
     def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
         """An instance of a run (its task where none is named), and one of its attempts (the last).

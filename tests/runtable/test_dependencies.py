@@ -24,8 +24,7 @@ from tests.runtable.builders import START_MS, Driver
 def job(*upstream: str) -> Job:
     """A job that depends on these, each `project/name`."""
     named = tuple(Dependency(DependencyKind.JOB, *one.split("/")) for one in upstream)
-    others = (Dependency(DependencyKind.HTTP, "", "ready"), Dependency(DependencyKind.EXTRA, "q", "elsewhere"))
-    return Job("n", "hash", "o", "", "", "bq2bq", 1, (*named, *others))
+    return Job("n", "hash", "o", "", "", "bq2bq", 1, (*named, Dependency(DependencyKind.HTTP, "", "ready")))
 
 
 JOBS = {
