@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
@@ -175,11 +176,15 @@ async def get(session: aiohttp.ClientSession, request: HttpRequest) -> tuple[boo
     except Forbidden as error:
         return False, str(error)
     except aiohttp.ClientConnectorError as error:
-        inner = error.os_error
-        return False, str(inner) if isinstance(
-            inner, Forbidden
-        ) else f"cannot connect: {inner.strerror or 'no such host'}"
+        return False, f"cannot connect: {_why(error.os_error)}"
     except (aiohttp.ClientError, OSError) as error:
         return False, f"no answer: {type(error).__name__}"
     except (ValueError, TypeError) as error:  # a header with a line end, and the like
         return False, f"the request cannot be sent: {type(error).__name__}"
+
+
+def _why(error: OSError) -> str:
+    """Without the address, which may be made with a secret."""
+    if isinstance(error, Forbidden):
+        return str(error)
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no such host"

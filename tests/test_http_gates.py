@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from agent.http_gates import Forbidden, HttpGates, Resolver, check_address, get
+from agent.service import gating
 from agent.spec.poke import HttpRequest
 from tests.api.harness import Prime, in_loop, prime
 
@@ -46,6 +47,12 @@ class Upstream:
         return web.Response(status=status, headers=headers, text=SECRET)
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a second."""
+    monkeypatch.setattr(gating, "POKE_MS_MIN", 20)
+
+
 @asynccontextmanager
 async def serving(upstream: Upstream) -> AsyncIterator[str]:
     app = web.Application()
@@ -62,7 +69,7 @@ async def gated(root: Path, url: str) -> AsyncIterator[Prime]:
         agent.tasks.append(
             asyncio.create_task(HttpGates(agent.replica, context.provisioner, context.have).run_forever())
         )
-        config = {"config": {"dependency.poke_interval": "100ms"}}
+        config = {"config": {"dependency.poke_interval": "20ms"}}
         await agent.ok("PUT", "/api/v1/projects/p", config)
         await agent.ok("PUT", "/api/v1/projects/p/secrets/TOKEN", {"value": SECRET})
         spec = {"path": "gated/job.yaml", "yaml": JOB.format(url=url)}

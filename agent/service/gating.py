@@ -19,7 +19,7 @@ from agent.spec.jobspec import DependencySpec
 from agent.spec.ticks import awaited_ticks
 
 POKE_KEY: Final = "dependency.poke_interval"  # of a project's config
-POKE_MS_MIN: Final = 100
+POKE_MS_MIN: Final = 1000  # each answer is an entry of the log
 
 
 async def ticks_gates(catalog: Catalog, bundle: Bundle, at: datetime) -> tuple[GatePlan, ...]:
