@@ -9,23 +9,30 @@ import heapq
 from typing import Final, TypeVar
 
 from agent.runtable.gate_rows import Gate, GateKind
-from agent.runtable.model import Run, TableImage
+from agent.runtable.model import FinishedRow, Origin, Run, TableImage
 
 SPARE: Final = 1024
 
 GateKey = tuple[str, int]  # run id, place of the gate
 Poll = tuple[int, str, int]  # next_ms, run id, place of the gate
+Tick = tuple[str, str, int]  # project, job, scheduled_at_ms
+TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY})
+"""What makes the runs that stand for a tick. `TableImage.ticks` has the schedule's; several others may be of a tick."""
 Key = TypeVar("Key")
 
 
 class Awaiting:
-    """The gates that wait. of_runs, of_ticks: by what they wait for; a tick is (project, job, scheduled_at_ms)."""
+    """The gates that wait. of_runs, of_ticks: by what they wait for.
+
+    beside: of each tick the runs that stand for it beside the schedule's, finished ones too.
+    """
 
     def __init__(self, rows: TableImage) -> None:
         """rows: the table's; they are read here, and `apply` changes them."""
         self._rows = rows
         self.of_runs: dict[str, set[GateKey]] = {}
-        self.of_ticks: dict[tuple[str, str, int], set[GateKey]] = {}
+        self.of_ticks: dict[Tick, set[GateKey]] = {}
+        self.beside: dict[Tick, tuple[str, ...]] = {}
         self._polls: list[Poll] = []  # a heap; what means nothing any more is dropped as in `deadlines.py`
         self._polls_max = SPARE
 
@@ -61,6 +68,21 @@ class Awaiting:
             _discard(self.of_runs, plan.run_id, key)
         for tick_ms in plan.ticks_ms:
             _discard(self.of_ticks, (plan.project, plan.job, tick_ms), key)
+
+    def add_run(self, run_id: str, row: Run | FinishedRow) -> None:
+        """A run is there, or what stays of one."""
+        if row.origin in TICK_ORIGINS and row.origin is not Origin.SCHEDULE:
+            tick = (row.project, row.job, row.scheduled_at_ms)
+            self.beside[tick] = tuple(sorted({*self.beside.get(tick, ()), run_id}))
+
+    def forget_run(self, run_id: str, row: FinishedRow) -> None:
+        """Nothing stays of a run."""
+        tick = (row.project, row.job, row.scheduled_at_ms)
+        left = tuple(one for one in self.beside.get(tick, ()) if one != run_id)
+        if left:
+            self.beside[tick] = left
+        else:
+            self.beside.pop(tick, None)
 
     def waiters(self, run: Run) -> list[str]:
         """The runs that wait for this one or for its tick, in an order that every replica has."""

@@ -12,14 +12,13 @@ from typing import Final
 from agent.runtable import commands as c
 from agent.runtable.gate_rows import Gate, GateKind, GatePlan, GateState, OnFailure
 from agent.runtable.lifecycle import enter
-from agent.runtable.model import InstanceState, Run, RunState, tick_key
-from agent.runtable.table import DERIVED_TICK_ORIGINS, Table
+from agent.runtable.model import InstanceState, Origin, Run, RunState, tick_key
+from agent.runtable.table import Table
 from agent.runtable.trigger_rules import Decision, decide
 
 GATES_MAX: Final = 100  # of a run (P12)
 TICKS_MAX: Final = 10_000  # that a run waits for: a year of hours, and some (P12)
 MESSAGE_CHARACTERS_MAX: Final = 500
-TICK_ORIGINS: Final = DERIVED_TICK_ORIGINS  # the runs that stand for a tick; manual and pipeline runs never count
 MISSING: Final = "missing"  # the state of a tick without a run; it is not final, so it is waited for
 
 
@@ -41,16 +40,13 @@ def tick_run(table: Table, project: str, job: str, tick_ms: int) -> tuple[str, R
     One that goes on is newer than any that has ended.
     """
     rows = table.rows
+    scheduled = rows.ticks.get(tick_key(project, job, tick_ms, Origin.SCHEDULE))
     found: list[tuple[bool, int, str, RunState]] = []
-    for origin in TICK_ORIGINS:
-        run_id = rows.ticks.get(tick_key(project, job, tick_ms, origin))
-        if run_id is None:
-            continue
-        run = rows.runs.get(run_id)
+    for run_id in (scheduled or "", *table.awaiting.beside.get((project, job, tick_ms), ())):
+        run, row = rows.runs.get(run_id), rows.finished.get(run_id)
         if run is not None:
             found.append((True, run.created_at_ms, run_id, run.state))
-        else:
-            row = rows.finished[run_id]
+        elif row is not None:
             found.append((False, row.index, run_id, row.state))
     newest = max(found, default=None)
     return None if newest is None else newest[2:]

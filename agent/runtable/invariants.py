@@ -134,6 +134,7 @@ def _check_indexes(table: Table) -> None:
     assert table.awaiting.of_runs == fresh.awaiting.of_runs, "awaited runs"
     assert table.awaiting.of_ticks == fresh.awaiting.of_ticks, "awaited ticks"
     assert table.awaiting.next_poll_ms() == fresh.awaiting.next_poll_ms(), "http gates nobody would ask for"
+    assert table.awaiting.beside == fresh.awaiting.beside, "runs of ticks"
     assert table.pipelines == fresh.pipelines, "pipelines"
     assert table.bytes_used == fresh.bytes_used, "bytes (P12)"
     assert table.sizes == fresh.sizes, "sizes (P12)"

@@ -118,11 +118,12 @@ class Table:
         self.deadlines.add_run(run)
         for number in range(len(run.gates)):
             self.index_gate(run, number)
-        self._index_pipeline(run.id, run.pipeline)
+        self._index_family(run.id, run)
 
-    def _index_pipeline(self, run_id: str, pipeline: str) -> None:
-        if pipeline:
-            self.pipelines.setdefault(pipeline, set()).add(run_id)
+    def _index_family(self, run_id: str, row: Run | FinishedRow) -> None:
+        self.awaiting.add_run(run_id, row)
+        if row.pipeline:
+            self.pipelines.setdefault(row.pipeline, set()).add(run_id)
 
     def remove_run(self, run: Run) -> None:
         """Take a run out of the table."""
@@ -134,11 +135,12 @@ class Table:
         """Keep the small row of a finished run."""
         self.rows.finished[run_id] = row
         self.deadlines.add_finished(run_id, row)
-        self._index_pipeline(run_id, row.pipeline)
+        self._index_family(run_id, row)
 
     def forget_finished(self, run_id: str) -> None:
         """Drop a small row, and the tick it stood for."""
         row = self.rows.finished.pop(run_id)
+        self.awaiting.forget_run(run_id, row)
         if row.pipeline:
             runs = self.pipelines[row.pipeline]
             runs.discard(run_id)
@@ -169,7 +171,7 @@ class Table:
             self.deadlines.add_request(key)
         for run_id, row in rows.finished.items():
             self.deadlines.add_finished(run_id, row)
-            self._index_pipeline(run_id, row.pipeline)
+            self._index_family(run_id, row)
         for name, project in rows.projects.items():
             self.size(f"project/{name}", project)
         for project_name, jobs in rows.jobs.items():

@@ -10,7 +10,7 @@ from agent.runtable import commands as c
 from agent.runtable.explain import explain
 from agent.runtable.explain_gates import AWAITED_MAX, explain_gates
 from agent.runtable.gate_rows import GateKind, GatePlan, GateState, OnFailure, TriggerRule
-from agent.runtable.gates import GATES_MAX, TICKS_MAX
+from agent.runtable.gates import GATES_MAX, TICKS_MAX, tick_run
 from agent.runtable.model import RUN_FINAL, InstanceKind, InstanceState, Limits, Origin, Reason, RunState
 from agent.runtable.table import Table
 from agent.runtable.trigger_rules import Decision, decide
@@ -251,6 +251,22 @@ def test_the_newest_run_of_a_tick_counts(driver: Driver) -> None:
     assert driver.run().begun
     driver.submit(run_id="r2", gates=(ticks_gate(),))
     assert driver.run("r2").begun
+
+
+def test_of_several_runs_beside_the_schedules_the_newest_counts_until_it_is_forgotten(driver: Driver) -> None:
+    driver.submit(run_id="t1", job="up", origin=Origin.REPLAY)
+    driver.go("bq2bq", Reason.EXIT_CODE, "t1")
+    del driver.table.rows.ticks["p/up/1700000000000/replay"]  # as one replay's run is another tick than the next one's
+    driver.submit(run_id="t2", job="up", origin=Origin.REPLAY)
+    driver.submit(gates=(ticks_gate(on_failure=OnFailure.FAIL),))
+    driver.go("bq2bq", None, "t2")
+    assert driver.run().begun
+    assert tick_run(driver.table, "p", "up", TICK_MS) == ("t2", RunState.SUCCESS)
+    driver.table.forget_finished("t2")
+    assert tick_run(driver.table, "p", "up", TICK_MS) == ("t1", RunState.FAILED)
+    driver.table.forget_finished("t1")
+    assert tick_run(driver.table, "p", "up", TICK_MS) is None
+    assert driver.table.awaiting.beside == {}
 
 
 def test_no_tick_at_all_is_nothing_to_wait_for(driver: Driver) -> None:

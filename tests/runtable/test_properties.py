@@ -120,7 +120,7 @@ class RunTableMachine(RuleBasedStateMachine):
         target=runs,
         plans=jobs(),
         request=st.sampled_from(["", "k1", "k2"]),
-        origin=st.sampled_from([Origin.MANUAL, Origin.SCHEDULE]),
+        origin=st.sampled_from([Origin.MANUAL, Origin.SCHEDULE, Origin.REPLAY]),
         body=st.sampled_from(["x", "y"]),
         job=st.sampled_from(["j", "k"]),
     )
