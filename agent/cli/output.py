@@ -117,6 +117,11 @@ def show_run(run: Mapping[str, Any]) -> None:
     click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {run['origin']} by {run['requested_by']}", nl=False)
     took = duration(run["started_at"], run["finished_at"])
     click.echo(f", took {took}" if took else "")
+    if run.get("pipeline"):
+        click.echo(f"of pipeline {run['pipeline']}")
+    for gate in run.get("gates", ()):
+        if gate["state"] != "open":
+            click.echo(f"{'waits for' if gate['state'] == 'waiting' else 'ended by'} {CONTROL.sub('?', gate['what'])}")
     rows: list[list[object]] = []
     for instance in run["instances"]:
         kind = instance["hook_type"] or "task"

@@ -86,7 +86,9 @@ class Awaiting:
 
     def waiters(self, run: Run) -> list[str]:
         """The runs that wait for this one or for its tick, in an order that every replica has."""
-        keys = self.of_runs.get(run.id, set()) | self.of_ticks.get((run.project, run.job, run.scheduled_at_ms), set())
+        keys = self.of_runs.get(run.id, set())
+        if run.origin in TICK_ORIGINS:
+            keys = keys | self.of_ticks.get((run.project, run.job, run.scheduled_at_ms), set())
         return sorted({run_id for run_id, _number in keys})
 
     def polls_due(self, now_ms: int, count: int) -> list[Poll]:

@@ -37,6 +37,8 @@ def test_a_pipeline_is_followed_looked_at_and_picked_up(applied: Prime, folder: 
         ("third", "upstream_failed"),
     ]
     third = listed["runs"][2]["id"]
+    one = applied("run", "show", third).out
+    assert f"of pipeline {pipeline}\nended by run {listed['runs'][1]['id']} of " in one
     told = applied("run", "explain", third)
     assert f"run {listed['runs'][1]['id']} of " in told.out
     assert applied("run", "wait", pipeline, "-o", "json").code == 1
@@ -67,6 +69,7 @@ def test_its_id_and_runs_are_printed_and_its_result_is_the_exit_code(applied: Pr
     waits = applied("job", "run", "third", "--check-dependencies", "-o", "json").json()["run"]
     told = applied("run", "explain", waits["id"])
     assert "missing" in told.out
+    assert "waits for " in applied("run", "show", waits["id"]).out
     assert applied("run", "cancel", waits["id"]).code == 0
 
 
