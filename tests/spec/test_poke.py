@@ -9,9 +9,9 @@ import pytest
 
 from agent.spec.bundle import Bundle
 from agent.spec.check import check_job
-from agent.spec.compile import Masked
 from agent.spec.errors import Problem, SpecError
 from agent.spec.job import parse_job
+from agent.spec.lookups import Masked
 from agent.spec.plugin import BUILTIN
 from agent.spec.poke import http_problems, http_request
 from agent.spec.trial import try_bundle
