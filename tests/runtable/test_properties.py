@@ -148,6 +148,7 @@ class RunTableMachine(RuleBasedStateMachine):
             job="k",
             scheduled_at_ms=START_MS + tick,
             gates=(*gates, *named),
+            timeout_ms=4 * HOUR_MS,
         ).run_id
 
     @rule(target=runs, plans=jobs(), gates=gates(), shape=st.sampled_from(SHAPES), request=REQUEST)
