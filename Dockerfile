@@ -6,7 +6,7 @@ COPY agent agent
 COPY consensus consensus
 COPY transport transport
 COPY executors executors
-RUN python -m venv /opt/prime && /opt/prime/bin/pip install --no-cache-dir ".[postgresql]"
+RUN python -m venv /opt/prime && /opt/prime/bin/pip install --no-cache-dir ".[postgresql,archive-s3]"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/prime --create-home prime

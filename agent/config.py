@@ -31,6 +31,7 @@ class AgentConfig:
     executors: names of entry points in the group prime.executors; one whose engine does not answer is tried again.
     fallback: executors that stand in for others that do not answer (development only).
     secret_key: the keyring's file, "" = `secret.key` in the data directory.
+    log_archive: URL of the archive of output, the same on all agents, "" = none.
     bootstrap_token: a file with a token that counts while there is no admin's. metrics_open: /metrics needs no token.
     """
 
@@ -53,6 +54,7 @@ class AgentConfig:
     pull: str = "missing"
     log_limit_bytes: int = 256 * 1024 * 1024
     log_keep_s: float = 15 * 86400.0
+    log_archive: str = ""
     log_max_bytes: int = 20 * 1024**3
     history_keep_s: float = 365 * 86400.0
     history_max_bytes: int = 2 * 1024**3

@@ -28,7 +28,9 @@ from agent.api.door import Door, build_waiting_app
 from agent.api.elsewhere import Elsewhere
 from agent.api.face import Face
 from agent.api.logs import nothing_more_comes
+from agent.api.outputs import missing
 from agent.api.server import build_app
+from agent.archiving import Outputs
 from agent.cluster import keys as cluster_keys
 from agent.cluster.blobs import Blobs
 from agent.cluster.calls import Asker
@@ -59,6 +61,7 @@ from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
 from agent.replica import Replica, found
+from agent.retired import NO_ROOM
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS
 from agent.runtable.model import Agent
@@ -114,6 +117,7 @@ class Daemon:
     elsewhere: Elsewhere
     gossip: Gossiping
     checkup: Checkup
+    outputs: Outputs
     access: Access = field(default_factory=Access)
     presence: Presence | None = None
     starting: str | None = "the log is being read"
@@ -134,6 +138,8 @@ class Daemon:
             return self.starting
         if self.replica.held is not None:
             return self.replica.held
+        if self.replica.driver.disk_full or NO_ROOM:
+            return "the disk is full: work waits until some space is free"
         if self.replica.leader == NONE:
             return "no leader is known: too few agents can be reached, or one is being elected"
         return self.presence.problem if self.presence is not None else None
@@ -388,6 +394,16 @@ async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
         leases,
         blobs,
     )
+    nothing_more = partial(nothing_more_comes, replica, worker)
+    outputs = Outputs.open(
+        data,
+        config.log_archive,
+        (identity.cluster, replica.table.rows.generation or identity.generation),
+        logs,
+        lambda *key: worker.knows_its_work and nothing_more(*key),
+        link.calls,
+    )
+    why_missing = partial(missing, outputs.removals, identity.agent)
     keep = Keep(
         int(config.log_keep_s * 1000), config.log_max_bytes, int(config.history_keep_s * 1000), config.history_max_bytes
     )
@@ -400,7 +416,7 @@ async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
         service,
         logs,
         engines,
-        Housekeeper(replica, worker, store, logs, keep, blobs.fetch_whole),
+        Housekeeper(replica, worker, store, logs, keep, blobs.fetch_whole, outputs.for_retention),
         metrics,
         Mirroring(replica, database.Mirror(config.database, mirrored)) if config.database else None,
         blobs,
@@ -408,11 +424,13 @@ async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
         leases,
         steward,
         Members(replica, link.transport, link.calls, identity.agent, link.address, entered.told),
-        Elsewhere(link.calls, replica, logs.directory, partial(nothing_more_comes, replica, worker)),
+        Elsewhere(link.calls, replica, logs.directory, nothing_more, why_missing),
         Gossiping(replica, link.peers, Metadata(link.address, entered.door.address, __version__, dict(config.labels))),
         Checkup(replica, link.calls, partial(intact.mark_differs, data)),
+        outputs,
         callback_hosts=callback_hosts,
     )
+    worker.on_output = outputs.archiver.ended
     worker.on_word = daemon.gossip.tell
     link.calls.serve(Join, daemon.let_in, outsiders=True)
     await engines.probe()
@@ -490,6 +508,7 @@ async def _run(
         go("leader", lead(daemon.replica, daemon.steward.unheard))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
+        go("archive", daemon.outputs.archiver.run_forever())
         go("housekeeping", daemon.housekeeper.run_forever(lambda: daemon.mirror.mirrored() if daemon.mirror else None))
         if daemon.mirror is not None:
             go("mirror", daemon.mirror.run_forever())
@@ -568,6 +587,9 @@ def _face(daemon: Daemon) -> Face:
         metrics=daemon.metrics,
         seen=daemon.steward.seen,
         elsewhere=daemon.elsewhere,
+        fetched=daemon.outputs.fetched,
+        archiver=daemon.outputs.archiver,
+        removals=daemon.outputs.removals,
         access=daemon.access,
         provisional=daemon.gossip.provisional,
     )

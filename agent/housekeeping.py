@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.log_keep import LogKeep
 from agent.records import run_of
 from agent.replica import Replica
 from agent.runtable.model import Run
@@ -21,7 +22,8 @@ from agent.spec import bundle as bundles
 from agent.store.blobs import BlobStore
 from agent.store.errors import BlobDamaged, BlobError, BlobMissing, StoreError
 from agent.store.history import START, History
-from agent.store.logs import LogStore
+from agent.store.logs import LogRef, LogStore, Swept
+from agent.store.removals import Removals, Removed
 from agent.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -58,11 +60,30 @@ class Followed:
     damaged: set[Root] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What retention asks and tells. may_go: whether nothing is lost with a log here; removals: where it is noted."""
+
+    archive: bool = False
+    may_go: Callable[[tuple[str, str, int]], bool] = lambda _key: True
+    removals: Removals | None = None
+
+
+NO_ARCHIVE: Final = Output()
+
+
 class Housekeeper:
     """Sweeps this agent's disk. fetch: has a root here with all it names, or raises BlobError."""
 
     def __init__(
-        self, replica: Replica, worker: Worker, blobs: BlobStore, logs: LogStore, keep: Keep, fetch: Fetch
+        self,
+        replica: Replica,
+        worker: Worker,
+        blobs: BlobStore,
+        logs: LogStore,
+        keep: Keep,
+        fetch: Fetch,
+        output: Output = NO_ARCHIVE,
     ) -> None:
         self._replica = replica
         self._worker = worker
@@ -70,6 +91,8 @@ class Housekeeper:
         self._logs = logs
         self._keep = keep
         self._fetch = fetch
+        self._output = output
+        self._log_keep = LogKeep(replica, blobs)
         self._lacking_since: dict[Root, float] = {}
 
     async def run_forever(self, mirrored: Any) -> None:
@@ -88,7 +111,7 @@ class Housekeeper:
     async def sweep(self, mirrored: tuple[int, int] | None) -> None:
         """Remove what is due now. Raises StoreError."""
         now_ms, keep = self._replica.clock_ms(), self._keep
-        swept = await self._logs.sweep(now_ms, keep.log_ms, keep.log_bytes, active=self._worker.writes)
+        swept = await self._sweep_logs(now_ms)
         history = self._replica.history
         pruned = await asyncio.to_thread(history.prune, now_ms, keep.history_ms, keep.history_bytes, mirrored=mirrored)
         followed = await self._follow_all()
@@ -99,6 +122,29 @@ class Housekeeper:
         if self._may_remove(followed):
             removed = (await asyncio.to_thread(self._blobs.sweep, followed.named, now_ms)).count
         log.info("swept", extra={"logs": len(swept.removed), "history": pruned, "blobs": removed})
+
+    async def _sweep_logs(self, now_ms: int) -> Swept:
+        output, archived = self._output, " It was archived before." if self._output.archive else ""
+
+        def note(one: LogRef, why: str) -> None:
+            if output.removals is not None:
+                output.removals.note(one.run_id, one.instance, one.attempt, Removed(now_ms, f"{why}.{archived}"))
+
+        swept = await self._logs.sweep(
+            now_ms,
+            self._keep.log_ms,
+            self._keep.log_bytes,
+            active=self._worker.writes,
+            keep_of=await self._log_keep.by_run({one.run_id for one in await self._logs.all()}),
+            may_go=lambda one: output.may_go((one.run_id, one.instance, one.attempt)),
+            note=note,
+        )
+        if swept.held:
+            size = sum(one.size for one in swept.held)
+            log.warning(
+                "output is kept past its time: it is not archived", extra={"count": len(swept.held), "bytes": size}
+            )
+        return swept
 
     async def _follow_all(self) -> Followed:
         return await asyncio.to_thread(self._follow, list(self.named_by_table()))
@@ -164,7 +210,8 @@ class Housekeeper:
 
 def named_by_run(run: Run) -> Iterator[Root]:
     """The blobs that a run names."""
-    yield "bundle", run.bundle
+    if run.bundle:  # one that was only reported has none
+        yield "bundle", run.bundle
     for instance in run.instances:
         for attempt in instance.attempts:
             if attempt.compiled is not None:

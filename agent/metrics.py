@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agent.archiving import Archiver
     from agent.replica import Replica
     from agent.store.database import MirrorStatus
     from agent.store.logs import LogStore
@@ -71,10 +72,17 @@ class Metrics:
         return self._log_bytes
 
     def render(
-        self, replica: Replica, worker: Worker, mirror: MirrorStatus | None, *, slots: int, log_bytes: int
+        self,
+        replica: Replica,
+        worker: Worker,
+        mirror: MirrorStatus | None,
+        *,
+        slots: int,
+        log_bytes: int,
+        archive: Archiver,
     ) -> tuple[bytes, str]:
         """The exposition and its content type. slots: this agent's; log_bytes: of attempts' logs."""
-        look = _Look(replica, worker, mirror, slots, log_bytes)
+        look = _Look(replica, worker, mirror, slots, log_bytes, archive)
         own = CollectorRegistry(auto_describe=False)
         own.register(look)
         text = exposition.generate_latest(self.registry) + exposition.generate_latest(own)
@@ -85,8 +93,15 @@ class _Look(Collector):
     """One look at the parts of the agent."""
 
     def __init__(
-        self, replica: Replica, worker: Worker, mirror: MirrorStatus | None, slots: int, log_bytes: int
+        self,
+        replica: Replica,
+        worker: Worker,
+        mirror: MirrorStatus | None,
+        slots: int,
+        log_bytes: int,
+        archive: Archiver,
     ) -> None:
+        self._archive = archive
         self._slots = slots
         self._log_bytes = log_bytes
         self._replica = replica
@@ -96,6 +111,8 @@ class _Look(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._table()
         yield from self._work()
+        if self._archive.configured:
+            yield from self._archived()
         if self._mirror is not None and self._mirror.behind is not None:
             yield _gauge("prime_mirror_lag_runs", "Finished runs that the database lacks.", self._mirror.behind)
             yield _gauge("prime_mirror_up", "1 if the last write succeeded.", int(self._mirror.last_error is None))
@@ -140,6 +157,16 @@ class _Look(Collector):
         started = CounterMetricFamily("prime_attempts_started", "Attempts that this agent has started.")
         started.add_metric([], self._worker.starts)
         yield started
+
+    def _archived(self) -> Iterator[Metric]:
+        archive = self._archive
+        yield _gauge("prime_log_archive_backlog", "Outputs of ended attempts to be archived yet.", archive.backlog)
+        sent = CounterMetricFamily("prime_log_archived_bytes", "Bytes of output that were archived.")
+        sent.add_metric([], archive.sent_bytes)
+        yield sent
+        failures = CounterMetricFamily("prime_log_archive_failures", "Tries to archive an output that failed.")
+        failures.add_metric([], archive.failures)
+        yield failures
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

@@ -112,19 +112,22 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 class UnprovenEnds:
-    """The attempts that cannot be proven ended at this moment, for `run explain` (P11)."""
+    """The attempts that cannot be proven ended, or go on, at this moment, for `run explain` (P11)."""
 
     def __init__(self) -> None:
         self._known: dict[Attempt, Unproven] = {}
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def note(self, attempt: Attempt, error: str) -> None:
-        """One more stop of the attempt (run, instance, number) has failed."""
+        """Once more something that is done again has failed for the attempt (run, instance, number)."""
         before = self._known.get(attempt)
         since_ms = time.time_ns() // 10**6 if before is None else before.since_ms
         self._known[attempt] = Unproven(since_ms, error)
 
     def forget(self, attempt: Attempt) -> None:
-        """It has ended, or nobody asks any more."""
+        """It has ended or goes on, or nobody asks any more."""
         self._known.pop(attempt, None)
 
     def of_run(self, run_id: str) -> dict[tuple[str, int], Unproven]:
@@ -134,6 +137,9 @@ class UnprovenEnds:
 
 UNPROVEN: Final = UnprovenEnds()
 """Of the whole process, as its log is: a run's id is random, so the attempts of two agents in it are told apart."""
+
+NO_ROOM: Final = UnprovenEnds()
+"""As `UNPROVEN`: the attempts that wait because their agent's disk is full."""
 
 
 async def until_stopped(stop: Callable[[], Awaitable[None]], fields: Mapping[str, object]) -> None:

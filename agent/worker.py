@@ -37,7 +37,7 @@ from agent.prepare import Settings as Settings
 from agent.provision import Provisioner, Workspace, sealed_secrets
 from agent.pump import copy_logs
 from agent.replica import Replica
-from agent.retired import ENGINE_WAIT_S, Retired, patiently, until_stopped
+from agent.retired import ENGINE_WAIT_S, NO_ROOM, Retired, patiently, until_stopped
 from agent.runtable.model import Attempt, Instance, InstanceKind, Reason, Run
 from agent.spec.errors import PluginError, SpecError
 from agent.store.errors import BlobDamaged, BlobMissing, JournalError, JournalFull, StoreError, is_full
@@ -79,6 +79,7 @@ class Worker:
         self._adopted = False
         self.on_ended: Callable[[], None] = lambda: None
         self.on_word: Callable[[Word], None] = lambda _word: None
+        self.on_output: Callable[[tuple[str, str, int]], None] = lambda _key: None
         self.driven: dict[str, Driven] = {}
         self._journal = journal
         self._executors = executors
@@ -127,6 +128,11 @@ class Worker:
 
     def _something_ended(self) -> None:
         self.on_ended()  # which is set after this worker is made
+
+    @property
+    def knows_its_work(self) -> bool:
+        """Whether all that runs here is among `driven`: what an earlier process left is taken over, or has ended."""
+        return self._adopted and not self.leftovers.closing
 
     def settled(self, epoch: int) -> bool:
         """Whether no work of that epoch or an earlier one may still run here, but what waits by its job's choice."""
@@ -254,6 +260,7 @@ class Worker:
         await self.teller.tell(driven, word, note.outputs)
         self.retired.add(driven.name, driven.executor, directory)
         del self.driven[driven.name]
+        self.on_output(driven.key)
         self._something_ended()
 
     async def _begin(self, driven: Driven) -> EndNote | None:
@@ -523,6 +530,12 @@ class Worker:
 
     async def _prepare_when_there_is_room(self, driven: Driven) -> tuple[AttemptSpec, str] | None:
         """Prepare an attempt. A full disk is waited for: the run was accepted (P1). None = it was to stop meanwhile."""
+        try:
+            return await self._prepare_again_and_again(driven)
+        finally:
+            NO_ROOM.forget((driven.run_id, driven.instance, driven.number))
+
+    async def _prepare_again_and_again(self, driven: Driven) -> tuple[AttemptSpec, str] | None:
         while not driven.stop.is_set():
             try:
                 return await self._prepare(driven)
@@ -533,6 +546,7 @@ class Worker:
             except (StoreError, OSError) as error:
                 if not is_full(error):
                     raise
+                NO_ROOM.note((driven.run_id, driven.instance, driven.number), str(error))
                 log.warning("the disk is full; an attempt waits", extra={**driven.fields(), "error": str(error)})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(driven.stop.wait(), FULL_WAIT_S)

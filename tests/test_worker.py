@@ -499,8 +499,11 @@ async def test_p1_on_a_full_disk_an_attempt_waits_for_room(
         while "the disk is full; an attempt waits" not in caplog.messages:  # noqa: ASYNC110  nothing else tells
             await asyncio.sleep(0)
         assert attempts(agent, run)[0].started_at_ms is None
+        explain = f"/api/v1/runs/{run['id']}/explain"
+        assert "its agent's disk has been full for" in (await agent.ok("GET", explain))["explanations"][0]["why"]
         free["bytes"] = 1 << 40
         assert shown(await agent.ended(run["id"])) == [(1, "success", None)]
+        assert "disk" not in (await agent.ok("GET", explain))["explanations"][0]["why"]
 
 
 @in_loop

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -64,7 +65,8 @@ async def admit(request: web.Request) -> None:
         return
     asked = request.app[FACE]
     try:
-        _CALLER.set(_allowed(await _identify(request, asked.access, asked.service.tokens), role))
+        found = _allowed(await _identify(request, asked.access, asked.service.tokens), role)
+        _CALLER.set(replace(found, address=request.remote or ""))
     except Refusal as refusal:
         asked.metrics.turned_away(refusal.code)
         raise

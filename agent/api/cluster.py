@@ -13,6 +13,7 @@ from agent.api.face import Face
 from agent.api.routing import Route, answer, body, catch_up, face, query, read
 from agent.cluster import snapshot
 from agent.cluster.steward import Contact
+from agent.errors import Refusal
 from agent.replica import Replica
 from agent.runtable.model import Agent, LeaseTerms
 
@@ -97,6 +98,24 @@ def _state(agent: Agent, contact: Contact | None, *, known: bool) -> str:
     return "draining" if agent.draining else "alive"
 
 
+async def _archived(request: web.Request) -> web.Response:
+    """How far an agent's output is archived, as it says itself."""
+    asked, name = face(request), request.match_info["agent"]
+    row = asked.service.agents.agent(name)
+    if row.lost or name in await silent_ms(asked):
+        raise Refusal("agent_away", f"agent {name} is not heard: it cannot say what output it has", 409)
+    state = await (asked.archiver.state() if name == asked.agent_id else asked.archiver.ask(row.node))
+    return answer(
+        s.ArchivedView(
+            agent=name,
+            configured=state.configured,
+            outputs=state.outputs,
+            backlog=state.backlog,
+            error=state.error or None,
+        )
+    )
+
+
 async def _drain(request: web.Request) -> web.Response:
     sent = await body(request, s.DrainBody, optional=True)
     return answer(views.applied(await face(request).service.agents.drain(request.match_info["agent"], on=sent.on)))
@@ -162,7 +181,9 @@ async def _metrics(request: web.Request) -> web.Response:
     log_bytes = await asked.metrics.log_bytes(asked.logs)
     own = replica.table.rows.agents.get(asked.agent_id)
     slots = own.slots if own is not None else 0
-    text, content_type = asked.metrics.render(replica, asked.worker, asked.mirror(), slots=slots, log_bytes=log_bytes)
+    text, content_type = asked.metrics.render(
+        replica, asked.worker, asked.mirror(), slots=slots, log_bytes=log_bytes, archive=asked.archiver
+    )
     return web.Response(body=text, headers={"Content-Type": content_type})
 
 
@@ -186,6 +207,15 @@ ROUTES = (
         body_optional=True,
         answer=s.AppliedView,
         refusals=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/cluster/agents/{agent}/archive",
+        name="agentArchive",
+        summary="How far an agent's output is archived",
+        handler=_archived,
+        answer=s.ArchivedView,
+        refusals=(404, 409),
     ),
     Route(
         method="DELETE",

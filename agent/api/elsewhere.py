@@ -6,7 +6,7 @@ Nothing stays open between two parts: whoever reads names the place to go on fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -75,8 +75,13 @@ class Elsewhere:
         replica: Replica,
         directory: Callable[[str, str, int], Path],
         ended: Callable[[str, str, int], bool],
+        missing: Callable[[str, str, int], Awaitable[Refusal]],
     ) -> None:
-        """directory, ended: of an attempt's log, by (run, instance, number). ended: nothing more is written to it."""
+        """Each of an attempt's log, by (run, instance, number).
+
+        ended: nothing more is written to it. missing: what is to be said where nothing is left of it.
+        """
+        self._missing = missing
         self._calls, self._replica, self._directory, self._ended = calls, replica, directory, ended
         calls.serve(ReadLog, self._serve)
 
@@ -119,10 +124,13 @@ class Elsewhere:
         if not await self._replica.wait_applied(question.index, APPLY_S):
             raise Refusal("unreachable", "the agent that has the output lags behind; try again", 503, retry_after_s=1)
         ended = self._ended(wanted.run, wanted.instance, wanted.attempt)  # before the look: it sees the last of it
+        directory = self._directory(wanted.run, wanted.instance, wanted.attempt)
+        if ended and not directory.exists():
+            raise await self._why_missing(wanted)
         records: list[Record] = []
         size = 0
         batches = tailing.batches(
-            self._directory(wanted.run, wanted.instance, wanted.attempt),
+            directory,
             wanted.attempt,
             ended=lambda: True,
             since_ns=wanted.since_ns,
@@ -140,6 +148,12 @@ class Elsewhere:
         except LogsError as error:
             raise Refusal("logs", str(error), 500) from error
         return Part(tuple(records), ended)
+
+    async def _why_missing(self, wanted: Wanted) -> Refusal:
+        try:
+            return await self._missing(wanted.run, wanted.instance, wanted.attempt)
+        except LogsError as error:
+            return Refusal("logs", str(error), 500)
 
 
 def _record(mark: Mark, line: LogLine | Gap) -> Record:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from aiohttp import web
 
+from agent.api import outputs, sse, tailing
 from agent.api import schema as s
-from agent.api import sse, tailing
-from agent.api.elsewhere import Part, Wanted
+from agent.api.elsewhere import Wanted
 from agent.api.face import Face
+from agent.api.outputs import Source
 from agent.api.routing import Route, face, read
 from agent.api.tailing import Mark, Marked
-from agent.errors import Refusal
 from agent.replica import Replica
-from agent.runtable.model import Agent, Attempt, Run
+from agent.runtable.model import Attempt, Run
 from agent.worker import Worker
 from executors.base import LogLine, Stream
 from executors.segments import Gap
 
+LAST_LINES: Final = 50
+LAST_LINE_BYTES: Final = 64 * 1024
 Take = Callable[[list[Marked]], Awaitable[None]]
 
 
@@ -32,7 +36,7 @@ Take = Callable[[list[Marked]], Awaitable[None]]
 class _Output:
     """What is asked for. number: of the attempt, 0 = the first that comes. after: a mark of it, to go on behind.
 
-    first: its first part, where another agent has it and has given that already.
+    source: where it is, once that is known.
     """
 
     face: Face
@@ -41,7 +45,7 @@ class _Output:
     number: int
     query: s.LogsQuery
     after: Mark | None
-    first: Part | None = None
+    source: Source | None = None
 
     @property
     def there(self) -> Wanted:
@@ -68,17 +72,25 @@ async def _logs(request: web.Request) -> web.StreamResponse:
     if after is not None and after.attempt != number:
         after = None
     output = _Output(asked, run, name, number or len(instance.attempts), wanted, after)
-    agent = _elsewhere(output)
-    if agent is not None:  # asked before an answer has begun, which could only be broken off
-        output = replace(output, first=await asked.elsewhere.part(agent, output.there))
-    accepted = request.headers.get("Accept", "")
-    if sse.CONTENT_TYPE in accepted or (wanted.follow and "text/plain" not in accepted):
-        return await sse.stream(request, partial(_send_events, output))
-    headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return await sse.lasting(request, headers, partial(_send_text, request, replace(output, after=None)))
+    async with AsyncExitStack() as stack:
+        if 0 < output.number <= len(instance.attempts):  # before an answer has begun, which could only be broken off
+            output = await _found(output, stack)
+        accepted = request.headers.get("Accept", "")
+        if sse.CONTENT_TYPE in accepted or (wanted.follow and "text/plain" not in accepted):
+            return await sse.stream(request, partial(_send_events, output, stack))
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        return await sse.lasting(request, headers, partial(_send_text, request, replace(output, after=None), stack))
 
 
-async def _send_events(output: _Output, out: sse.EventStream) -> None:
+async def _found(output: _Output, stack: AsyncExitStack) -> _Output:
+    """With its source. Raises Refusal as `outputs.find`."""
+    if output.source is not None:
+        return output
+    source = await outputs.find(output.face, output.run, output.name, output.number, output.there, stack)
+    return replace(output, source=source)
+
+
+async def _send_events(output: _Output, stack: AsyncExitStack, out: sse.EventStream) -> None:
     """`line` and `gap` events, each with an id to go on from, and an `end` that says what became of the attempt."""
 
     async def take(batch: list[Marked]) -> None:
@@ -86,11 +98,13 @@ async def _send_events(output: _Output, out: sse.EventStream) -> None:
 
     found = await _begun(output, out.heartbeat)
     if found.number:
-        await _pump(_batches(found), take, out.heartbeat)
+        await _pump(_batches(await _found(found, stack)), take, out.heartbeat)
     await out.send("end", await _end(found))
 
 
-async def _send_text(request: web.Request, output: _Output, response: web.StreamResponse) -> None:
+async def _send_text(
+    request: web.Request, output: _Output, stack: AsyncExitStack, response: web.StreamResponse
+) -> None:
     """The exact bytes of the output; a gap shows as a line of its own."""
 
     async def take(batch: list[Marked]) -> None:
@@ -103,7 +117,7 @@ async def _send_text(request: web.Request, output: _Output, response: web.Stream
 
     found = await _begun(output, idle)
     if found.number:
-        await _pump(_batches(found), take, idle)
+        await _pump(_batches(await _found(found, stack)), take, idle)
 
 
 async def _begun(output: _Output, idle: Callable[[], Awaitable[None]]) -> _Output:
@@ -126,17 +140,19 @@ async def _begun(output: _Output, idle: Callable[[], Awaitable[None]]) -> _Outpu
 
 
 def _batches(output: _Output) -> AsyncGenerator[list[Marked], None]:
-    asked, follow = output.face, output.query.follow
-    agent = _elsewhere(output)
-    if agent is not None:
-        return asked.elsewhere.batches(agent, output.there, follow=follow, first=output.first)
+    asked, follow, source = output.face, output.query.follow, output.source
+    assert source is not None
+    if source.agent is not None:
+        return asked.elsewhere.batches(source.agent, output.there, follow=follow, first=source.first)
+    assert source.directory is not None
     run, name, number = output.run.id, output.name, output.number
 
     def ended() -> bool:
-        return not follow or nothing_more_comes(asked.service.context.replica, asked.worker, run, name, number)
+        whole = source.whole or not follow
+        return whole or nothing_more_comes(asked.service.context.replica, asked.worker, run, name, number)
 
     return tailing.batches(
-        asked.logs.directory(run, name, number),
+        source.directory,
         number,
         ended=ended,
         since_ns=output.since_ns,
@@ -144,6 +160,16 @@ def _batches(output: _Output) -> AsyncGenerator[list[Marked], None]:
         tail=output.query.tail,
         after=output.after,
     )
+
+
+async def last_lines(asked: Face, run: Run, instance: str, number: int) -> str:
+    """The end of an attempt's output, wherever that is. Raises Refusal, LogsError."""
+    output = _Output(asked, run, instance, number, s.LogsQuery(tail=LAST_LINES), None)
+    pieces: deque[bytes] = deque(maxlen=LAST_LINES)
+    async with aclosing(_batches(output)) as batches:
+        async for batch in batches:
+            pieces.extend(_text(record, timestamps=False)[:LAST_LINE_BYTES] for _mark, record in batch)
+    return b"".join(pieces).decode(errors="replace")
 
 
 async def _pump(batches: AsyncGenerator[list[Marked], None], take: Take, idle: Callable[[], Awaitable[None]]) -> None:
@@ -164,20 +190,6 @@ async def _pump(batches: AsyncGenerator[list[Marked], None], take: Take, idle: C
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
-
-
-def _elsewhere(output: _Output) -> Agent | None:
-    """The agent that has the output; None = this one, or nobody yet. Raises Refusal where that agent is gone."""
-    instance = output.run.instance(output.name)
-    if instance is None or not 0 < output.number <= len(instance.attempts):
-        return None
-    agent, asked = instance.attempts[output.number - 1].agent, output.face
-    if agent == asked.agent_id or asked.logs.directory(output.run.id, output.name, output.number).exists():
-        return None  # what was here before a recovery bears another agent's name
-    row = asked.service.context.replica.table.rows.agents.get(agent)
-    if row is None:
-        raise Refusal("gone", f"the output is on agent {agent}, which has left the cluster", 410)
-    return row
 
 
 def nothing_more_comes(replica: Replica, worker: Worker, run_id: str, name: str, number: int) -> bool:
@@ -256,6 +268,6 @@ ROUTES = (
         query=s.LogsQuery,
         media="text/plain",
         events=(("line", s.LogLineEvent), ("gap", s.LogGapEvent), ("end", s.LogEndEvent)),
-        refusals=(404, 409),
+        refusals=(404, 409, 410, 503),
     ),
 )

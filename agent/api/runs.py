@@ -18,9 +18,10 @@ from agent.api import sse, views
 from agent.api.auth import caller
 from agent.api.catalog import job_file
 from agent.api.cluster import silent_ms
+from agent.api.logs import last_lines
 from agent.api.routing import JOBS_BODY_BYTES_MAX, Route, answer, body, face, read
 from agent.errors import Refusal
-from agent.runtable.model import Run
+from agent.runtable.model import InstanceKind, Run
 from agent.service import RunRequest
 from agent.store.errors import HistoryError
 from agent.store.history import RunFilter, decode_cursor
@@ -75,30 +76,32 @@ async def _find(request: web.Request) -> Run:
 
 async def _show(request: web.Request) -> web.Response:
     await read(request, s.ReadQuery)
-    run = await _find(request)
-    return answer(s.RunAnswer(run=views.run(run, face(request).provisional(run.id)), meta=views.meta(face(request))))
+    run, asked = await _find(request), face(request)
+    params = await asked.service.queries.params(run)
+    view = views.run(run, asked.provisional(run.id))
+    return answer(s.RunDetailAnswer(run=view, meta=views.meta(asked), params=params))
 
 
 async def _list(request: web.Request) -> web.Response:
     wanted = await read(request, s.RunsQuery)
     if wanted.cursor is not None:
         _check_cursor(wanted.cursor)
-    page = await face(request).service.queries.page(
-        RunFilter(
-            project=wanted.project,
-            namespace=wanted.namespace,
-            job=wanted.job,
-            state=wanted.state,
-            origin=wanted.origin,
-            since_ms=_ms(wanted.since),
-            until_ms=_ms(wanted.until),
-        ),
-        wanted.limit,
-        wanted.cursor,
+    queries = face(request).service.queries
+    like = RunFilter(
+        project=wanted.project,
+        namespace=wanted.namespace,
+        job=wanted.job,
+        state=wanted.state,
+        origin=wanted.origin,
+        since_ms=_ms(wanted.since),
+        until_ms=_ms(wanted.until),
     )
+    page = await queries.page(like, wanted.limit, wanted.cursor)
+    why = "" if page.runs else await queries.no_such_job(like)
     runs = [views.run(one, face(request).provisional(one.id)) for one in page.runs]
     meta, holes = views.meta(face(request)), face(request).service.context.replica.history.holes
-    return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=meta, incomplete=bool(holes)))
+    notes = [why] if why else []
+    return answer(s.RunsAnswer(runs=runs, next_cursor=page.next_cursor, meta=meta, incomplete=bool(holes), notes=notes))
 
 
 def _check_cursor(cursor: str) -> None:
@@ -174,11 +177,13 @@ async def _retry(request: web.Request) -> web.Response:
 async def _clear(request: web.Request) -> web.Response:
     sent = await body(request, s.ClearBody, optional=True)
     run = await _find(request)
+    task = [one.plan.name for one in run.instances if sent.task and one.plan.kind is InstanceKind.TASK]
     done = await face(request).service.runs.clear(
         run.id,
         caller(request),
-        instances=sent.instances,
+        instances=[*sent.instances, *task],
         downstream=sent.downstream,
+        only_failed=sent.only_failed,
         assume_stopped=sent.assume_stopped,
     )
     return answer(views.accepted(done))
@@ -227,8 +232,18 @@ async def _explain(request: web.Request) -> web.Response:
 
 async def _diff(request: web.Request) -> web.Response:
     against = (await read(request, s.DiffQuery)).against
-    found = await face(request).service.queries.diff(request.match_info["run"], against)
+    asked = face(request)
+    found = await asked.service.queries.diff(request.match_info["run"], against, partial(last_lines, asked))
     return answer(msgspec.convert(found, s.DiffAnswer))
+
+
+async def _report(request: web.Request) -> web.Response:
+    sent = await body(request, s.ReportBody)
+    info = request.match_info
+    done = await face(request).service.runs.report(
+        info["project"], info["job"], sent.scheduled_at, sent.state, caller(request)
+    )
+    return answer(views.accepted(done))
 
 
 _R = "/api/v1/runs/{run}"
@@ -258,6 +273,16 @@ ROUTES = (
         body_bytes_max=JOBS_BODY_BYTES_MAX,
     ),
     Route(
+        method="POST",
+        path="/api/v1/projects/{project}/jobs/{job}/imported",
+        name="importRun",
+        summary="Tell how another scheduler's run of a job for a tick has ended; the job need not be known here",
+        handler=_report,
+        body=s.ReportBody,
+        answer=s.AcceptedAnswer,
+        refusals=(404, 422),
+    ),
+    Route(
         method="GET",
         path="/api/v1/runs",
         name="listRuns",
@@ -274,7 +299,7 @@ ROUTES = (
         summary="A run, by its id or a shortened one",
         handler=_show,
         query=s.ReadQuery,
-        answer=s.RunAnswer,
+        answer=s.RunDetailAnswer,
         refusals=(404, 409, 504),
     ),
     Route(
@@ -335,7 +360,7 @@ ROUTES = (
         method="POST",
         path=f"{_R}/mark",
         name="markInstance",
-        summary="Give an unfinished instance a result by hand",
+        summary="Give an unfinished instance, or all of them, a result by hand",
         handler=_mark,
         body=s.MarkBody,
         answer=s.AcceptedAnswer,

@@ -249,19 +249,31 @@ class RetryBody(Request, frozen=True):
 
 
 class ClearBody(Request, frozen=True):
-    """instances: by name, none = all; downstream: with what comes after them."""
+    """instances: by name, none = all; task: the task among them; downstream: with what comes after them.
+
+    only_failed: of all these those that failed, were cancelled, or did not start for it.
+    """
 
     instances: list[str] = []
     downstream: bool = False
     assume_stopped: bool = False
+    task: bool = False
+    only_failed: bool = False
 
 
 class MarkBody(Request, frozen=True):
-    """A result by hand: `success` or `failed`."""
+    """A result by hand: `success` or `failed`. instance: null = every unfinished one."""
 
-    instance: str
     state: Literal["success", "failed"]
+    instance: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     assume_stopped: bool = False
+
+
+class ReportBody(Request, frozen=True):
+    """How another scheduler's run of a job for a tick has ended."""
+
+    scheduled_at: Moment
+    state: Literal["success", "failed", "skipped"]
 
 
 class AttemptView(View, frozen=True):
@@ -303,12 +315,13 @@ class InstanceView(View, frozen=True):
 
 
 class AuditView(View, frozen=True):
-    """Who did what to a run."""
+    """Who did what to a run. via: the agent that was asked; address: the client's, "" = not known."""
 
     at: datetime
     who: str
     via: str
     what: str
+    address: str
 
 
 class GateView(View, frozen=True):
@@ -361,6 +374,12 @@ class RunAnswer(View, frozen=True):
     meta: MetaView
 
 
+class RunDetailAnswer(RunAnswer, frozen=True):
+    """A run with the values of its parameters; null = they cannot be told now, or not any more."""
+
+    params: dict[str, Any] | None
+
+
 class AcceptedAnswer(View, frozen=True):
     """A run that was accepted or changed. duplicate: the same request was answered before, with this run."""
 
@@ -371,12 +390,16 @@ class AcceptedAnswer(View, frozen=True):
 
 
 class RunsAnswer(View, frozen=True):
-    """Runs, newest first. incomplete: this agent knows that it lacks some that have ended, which others may have."""
+    """Runs, newest first. incomplete: this agent knows that it lacks some that have ended, which others may have.
+
+    notes: why there are none, where that is for a name that nobody knows.
+    """
 
     runs: list[RunView]
     next_cursor: str | None
     meta: MetaView
     incomplete: bool = False
+    notes: list[str] = []
 
 
 class RunEndEvent(View, frozen=True):
@@ -400,6 +423,16 @@ class LogGapEvent(View, frozen=True):
 
     missing_segments: int
     damaged_bytes: int
+
+
+class ArchivedView(View, frozen=True):
+    """outputs: on the agent's disk; backlog: of them, those that have to be archived yet; error: of the last try."""
+
+    agent: str
+    configured: bool
+    outputs: int
+    backlog: int
+    error: str | None
 
 
 class LogEndEvent(View, frozen=True):
@@ -492,12 +525,16 @@ class ChangeView(View, frozen=True):
 
 
 class DiffAnswer(View, frozen=True):
-    """What differs between two runs. texts: unified diffs of the spec and of rendered assets."""
+    """What differs between two runs. texts: unified diffs of the spec, of rendered assets and of the ends of outputs.
+
+    untold: what could not be compared, and why: it is not there any more, or cannot be asked for now.
+    """
 
     run: str
     against: str
     changes: list[ChangeView]
     texts: dict[str, str]
+    untold: dict[str, str]
 
 
 # -- queries -----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,10 @@ def run(row: Run, words: Iterable[Word] = ()) -> s.RunView:
         deadline_at=moment(row.deadline_ms) if row.begun else None,
         cancelled_by=row.cancelled_by,
         instances=[_instance(one, said.get(one.plan.name)) for one in row.instances],
-        audit=[s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what) for one in row.audit],
+        audit=[
+            s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what, address=one.address)
+            for one in row.audit
+        ],
         pipeline=row.pipeline or None,
         gates=[_gate(one) for one in row.gates],
     )

@@ -52,6 +52,7 @@ def agent() -> None:
 @setting("--cluster-key", default="", help="File of the cluster's key: `prime cluster key new`.")
 @setting("--bootstrap-token", default="", help="File of a token that counts until an admin's is made.")
 @setting("--metrics-open", is_flag=True, help="Answer /metrics without a token.")
+@setting("--log-archive", default="", metavar="URL", help="Where output is archived; the same on all agents.")
 @setting("--labels", default="", metavar="NAME=VALUE,...", help="What jobs may ask an agent to have.")
 def start(join: str, labels: str, stand_in: str, log_level: str, executors: str, **settings: Any) -> None:
     """Start an agent, and run until SIGTERM or SIGINT. Every option is also an environment variable PRIME_<OPTION>."""
@@ -86,6 +87,7 @@ def check_parts(config: AgentConfig) -> None:
     from agent.engines import GROUP
     from agent.errors import ConfigError
     from agent.spec.document import nearest
+    from agent.store.archive import Archive
     from agent.store.database import open_database
     from agent.store.errors import MirrorError
 
@@ -96,6 +98,11 @@ def check_parts(config: AgentConfig) -> None:
     for name in config.executors:
         if name not in known:
             raise ConfigError(f"--executors {name}: there is none of that name{nearest(name, known)}")
+    if config.log_archive:
+        try:
+            Archive(config.log_archive, "", 1)
+        except ValueError as error:
+            raise ConfigError(f"--log-archive: {error}") from error
     if config.database:
         try:
             open_database(config.database)
@@ -108,7 +115,7 @@ def set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Fields())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    for name in ("asyncio", "urllib3", "docker"):
+    for name in ("asyncio", "urllib3", "docker", "botocore", "aiobotocore", "fsspec", "s3fs"):
         logging.getLogger(name).setLevel("WARNING")
 
 

@@ -110,14 +110,23 @@ def drain(client: Client, agent: str, off: bool, wait: bool) -> None:  # noqa: F
 
 @cluster.command()
 @AGENT
+@click.option("--lose-logs", is_flag=True, help="Do not wait until its output is archived.")
+@click.option("--archive-wait", default=600, show_default=True, type=click.IntRange(0), metavar="SECONDS")
 @online
-def leave(client: Client, agent: str) -> None:
-    """Drain an agent, wait until nothing runs there, and take it out of the cluster for ever."""
+def leave(client: Client, agent: str, lose_logs: bool, archive_wait: int) -> None:  # noqa: FBT001  click gives flags so
+    """Drain an agent, wait until nothing runs there, and take it out of the cluster for ever.
+
+    The output of its runs goes with it, but for what is archived. Where agents have an archive (`--log-archive`), the
+    command waits for it, for as long as --archive-wait says, and then takes out no agent whose output would be lost.
+    """
+    from agent.cli.outputs import wait_until_archived
     from agent.client import path
 
     _drain(client, agent, on=True)
     _wait_until_idle(client, agent)
+    told = wait_until_archived(client, agent, 0 if lose_logs else archive_wait, lose=lose_logs)
     client.delete(path("cluster", "agents", agent))
+    click.echo(told)
     click.echo(f"{agent} has left; it stops by itself, and its data directory is of no use any more")
 
 

@@ -68,7 +68,7 @@ def follow_run(
 
 def follow_instance(client: Client, run_id: str, instance: str, wanted: Mapping[str, Any], *, times: bool) -> None:
     """Show the output of one instance, byte for byte, until it has ended."""
-    from agent.client import path
+    from agent.client import Refused, path
 
     out = sys.stdout.buffer
     try:
@@ -79,6 +79,10 @@ def follow_instance(client: Client, run_id: str, instance: str, wanted: Mapping[
                 out.flush()
             elif event.name == "gap":
                 output.note(GAP)
+    except Refused as error:
+        if error.code != "never_captured":
+            raise
+        output.note(str(error))
     except KeyboardInterrupt:
         leave(run_id)
     except BrokenPipeError:

@@ -109,44 +109,62 @@ def duration(begin: str | None, end: str | None) -> str:
     return f"{hours}h{minutes:02d}m{rest:02d}s" if hours else f"{minutes}m{rest:02d}s"
 
 
-def show_run(run: Mapping[str, Any]) -> None:
-    """A run with its instances and attempts."""
+def show_run(run: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> None:
+    """A run with its instances, a row each, their attempts below them, and who did what to it."""
     reason = f" ({run['reason']})" if run["reason"] else ""
     state = coloured(run["state"], COLOURS.get(run["state"]))
-    click.echo(f"run {run['id']}  {run['project']}/{run['namespace']}/{run['job']}  {state}{reason}")
-    click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {run['origin']} by {run['requested_by']}", nl=False)
+    click.echo(f"run {run['id']}  {run['project']}/{run['namespace'] or '-'}/{run['job']}  {state}{reason}")
+    asked = f"{run['origin']} by {run['requested_by']} via {run['via']} at {_cell(run['created_at'])}"
     took = duration(run["started_at"], run["finished_at"])
-    click.echo(f", took {took}" if took else "")
+    click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {asked}" + (f", took {took}" if took else ""))
     if run.get("pipeline"):
         click.echo(f"of pipeline {run['pipeline']}")
     for gate in run.get("gates", ()):
         if gate["state"] != "open":
             click.echo(f"{'waits for' if gate['state'] == 'waiting' else 'ended by'} {CONTROL.sub('?', gate['what'])}")
-    rows: list[list[object]] = []
-    for instance in run["instances"]:
-        kind = instance["hook_type"] or "task"
-        rows += [_attempt_row(instance, kind, attempt) for attempt in instance["attempts"] or [None]]
-    table(["INSTANCE", "TYPE", "STATE", "ATTEMPT", "AGENT", "EXIT", "TOOK", "REASON"], rows)
-    for instance in run["instances"]:
-        if instance["message"]:
-            click.echo(f"{instance['name']}: {instance['message']}")
+    if params:
+        click.echo("params: " + ", ".join(f"{name}={json.dumps(value)}" for name, value in params.items()))
+    if run["instances"]:
+        head = ["INSTANCE", "TYPE", "STATE", "ATTEMPT", "AGENT", "EXIT", "STARTED", "TOOK", "REASON"]
+        table(head, [row for instance in run["instances"] for row in _instance_rows(instance)])
+    for text in dict.fromkeys(text for instance in run["instances"] for text in _remarks(instance)):
+        click.echo(text)
     for entry in run["audit"]:
-        click.echo(f"{_cell(entry['at'])} {entry['who']}: {entry['what']}")
+        where = f" from {entry['address']}" if entry["address"] else ""
+        click.echo(f"{_cell(entry['at'])} {entry['who']} via {entry['via']}{where}: {entry['what']}")
 
 
-def _attempt_row(instance: Mapping[str, Any], kind: str, attempt: Mapping[str, Any] | None) -> list[object]:
-    if attempt is None:
-        return [instance["name"], kind, instance["state"], None, None, None, None, instance["reason"]]
-    last = attempt is instance["attempts"][-1]
-    state = instance["state"] if last else attempt["state"]
-    took = duration(attempt["started_at"], attempt["finished_at"]) or None
+def _instance_rows(instance: Mapping[str, Any]) -> list[list[object]]:
+    """Its own state, and a row for each attempt."""
+    kind = instance["hook_type"] or "task"
+    own: list[object] = [instance["name"], kind, instance["state"], None, None, None, None, None, instance["reason"]]
+    return [own, *(_attempt_row(one) for one in instance["attempts"])]
+
+
+def _attempt_row(attempt: Mapping[str, Any]) -> list[object]:
     return [
-        instance["name"],
-        kind,
-        state,
+        "",
+        "",
+        attempt["state"],
         attempt["number"],
         attempt["agent"],
         attempt["exit_code"],
-        took,
+        attempt["started_at"],
+        duration(attempt["started_at"], attempt["finished_at"]) or None,
         attempt["reason"],
     ]
+
+
+def _remarks(instance: Mapping[str, Any]) -> list[str]:
+    """What has no column: messages, and which image exactly was run."""
+    name, found = instance["name"], []
+    if instance["message"]:
+        found.append(f"{name}: {_cell(instance['message'])}")
+    for attempt in instance["attempts"]:
+        facts = attempt["facts"]
+        if attempt["message"] not in ("", instance["message"]):
+            found.append(f"{name}, attempt {attempt['number']}: {_cell(attempt['message'])}")
+        if "image" in facts:
+            digest = facts.get("image_digest") or facts.get("image_id", "")
+            found.append(f"{name}: image {facts['image']} {digest}".rstrip())
+    return found

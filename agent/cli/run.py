@@ -11,18 +11,24 @@ import click
 
 from agent.cli import output
 from agent.cli import pipeline as pipelines
-from agent.cli.common import RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online
+from agent.cli.common import REFUSED, RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online
 from agent.cli.complete import applied_jobs, run_ids
 from agent.cli.lazy import LazyGroup
+from agent.cli.report import import_run
 
 if TYPE_CHECKING:
     from agent.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATES: Final = ("queued", "running", "success", "failed", "cancelled", "skipped", "upstream_failed")
-ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test")
+ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test", "external")
 FILTERS: Final = ("project", "namespace", "job", "state", "origin", "since", "until", "cursor")
 IDS: Final = "The id of a run may be shortened to its first 4 characters or more. p-... is a pipeline's."
+LAST: Final[dict[str, dict[str, str]]] = {
+    "last": {},
+    "last_failure": {"state": "failed"},
+    "last_manual": {"origin": "manual"},
+}
 ALWAYS_OTHER: Final = frozenset({"pid", "container_id", "env.EXECUTION_TIME"})  # in any two runs, whatever was run
 
 
@@ -36,6 +42,9 @@ def run() -> None:
     """Look at runs, end them, run them again."""
 
 
+run.add_command(import_run)
+
+
 @run.command("list")
 @click.option("-p", "--project")
 @click.option("--namespace")
@@ -46,6 +55,9 @@ def run() -> None:
 @click.option("--until", help="Created before.", metavar="TIME")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--cursor", help="Go on where an earlier list ended.")
+@click.option("--last", is_flag=True, help="Only the newest of them.")
+@click.option("--last-failure", is_flag=True, help="Only the newest that failed.")
+@click.option("--last-manual", is_flag=True, help="Only the newest that somebody asked for.")
 @click.option("--pipeline", help="Those of this one, each after those that it waits for.", metavar="ID")
 @format_option
 @online
@@ -58,12 +70,15 @@ def list_runs(client: Client, form: str, pipeline: str | None, **wanted: Any) ->
             fail("--pipeline lists all runs of that one: it goes with no other filter", USAGE)
         pipelines.get(client, pipeline.lower(), form)
         return
+    only = _only_last(wanted)
     for key in ("since", "until"):
         if wanted[key] is not None:
             wanted[key] = moment(wanted[key], f"--{key}")
     answer = client.get(path("runs"), **wanted)
     if not answer["runs"] and wanted["project"]:  # a name that is mistyped is no empty list
-        client.get(path("projects", wanted["project"], *(("jobs", wanted["job"]) if wanted["job"] else ())))
+        client.get(path("projects", wanted["project"]))
+    if answer["notes"]:
+        fail("; ".join(answer["notes"]), REFUSED)
     if form == "json":
         output.show_json(answer)
         return
@@ -84,8 +99,23 @@ def list_runs(client: Client, form: str, pipeline: str | None, **wanted: Any) ->
     output.table(["RUN", "JOB", "STATE", "REASON", "ORIGIN", "SCHEDULED", "CREATED", "TOOK", "BY"], rows)
     if not rows:
         output.note("no run is like that" if any(wanted[key] for key in FILTERS) else "there are no runs yet")
-    if answer["next_cursor"]:
+    if answer["next_cursor"] and not only:
         output.note(f"there are more: --cursor {answer['next_cursor']}")
+
+
+def _only_last(wanted: dict[str, Any]) -> bool:
+    """Put what `--last` and its like stand for into the filters. Returns whether one was given."""
+    given = [name for name in LAST if wanted.pop(name)]
+    if not given:
+        return False
+    if len(given) > 1 or wanted["cursor"]:
+        fail("one of --last, --last-failure, --last-manual and --cursor is enough", USAGE)
+    for key, value in LAST[given[0]].items():
+        if wanted[key] not in (None, value):
+            fail(f"--{given[0].replace('_', '-')} and --{key} {wanted[key]} do not go together", USAGE)
+        wanted[key] = value
+    wanted["limit"] = 1
+    return True
 
 
 @run.command(epilog=IDS)
@@ -93,7 +123,7 @@ def list_runs(client: Client, form: str, pipeline: str | None, **wanted: Any) ->
 @format_option
 @online
 def show(client: Client, run_id: str, form: str) -> None:
-    """A run with its instances and attempts, or a pipeline with its runs."""
+    """A run with its instances, their attempts, and who did what to it; or a pipeline with its runs."""
     from agent.client import path
 
     if pipelines.is_pipeline(run_id):
@@ -103,12 +133,12 @@ def show(client: Client, run_id: str, form: str) -> None:
     if form == "json":
         output.show_json(answer)
     else:
-        output.show_run(answer["run"])
+        output.show_run(answer["run"], answer["params"])
 
 
 @run.command(epilog=IDS)
 @run_argument
-@click.option("--instance", help="Only this one's; else all, each line with its instance's name.")
+@click.option("--instance", help="Only this one's; else all by time, each line with its name.")
 @click.option("--attempt", type=click.IntRange(1), help="Its number; the last if left out.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until it has ended.")
 @click.option("--tail", type=click.IntRange(0), help="Only the last N lines of each instance.", metavar="N")
@@ -128,6 +158,7 @@ def logs(
     timestamps: bool,  # noqa: FBT001
 ) -> None:
     """Output of a run's instances."""
+    from agent.cli import interleave
     from agent.cli.follow import follow_instance, follow_run
     from agent.client import path
 
@@ -136,6 +167,8 @@ def logs(
         fail("--tail and --follow do not go together", USAGE)
     run = client.get(path("runs", run_id))["run"]
     names = [one["name"] for one in run["instances"]]
+    if not names:
+        fail(f"run {run['id']} was not run here, only reported: it has no output", REFUSED)
     if instance is None and attempt is not None:
         instance = next(one["name"] for one in run["instances"] if one["type"] == "task")
     if instance is None and len(names) == 1:
@@ -149,29 +182,16 @@ def logs(
         assert instance is not None
         follow_instance(client, run["id"], instance, wanted, times=timestamps)
         return
-    for name in [instance] if instance else names:
-        pieces = client.text(
-            path("runs", run["id"], "instances", name, "logs"), **wanted, tail=tail, timestamps=timestamps
-        )
-        _print(pieces, "" if instance else f"{name} | ")
-
-
-def _print(pieces: Any, prefix: str) -> None:
-    """The exact bytes, or with a prefix before each line."""
+    if instance is None:
+        interleave.show(client, run["id"], names, {**wanted, "tail": tail}, times=timestamps)
+        return
+    pieces = client.text(
+        path("runs", run["id"], "instances", instance, "logs"), **wanted, tail=tail, timestamps=timestamps
+    )
     out = sys.stdout.buffer
     sys.stdout.flush()
-    if not prefix:
-        for piece in pieces:
-            out.write(piece)
-        out.flush()
-        return
-    rest = b""
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            out.write(prefix.encode() + line + b"\n")
-    if rest:
-        out.write(prefix.encode() + rest + b"\n")
+        out.write(piece)
     out.flush()
 
 
@@ -235,7 +255,9 @@ def retry(
 @run.command(epilog=IDS)
 @run_argument
 @click.option("--instance", multiple=True, help="Only this one; may be given again.")
+@click.option("--task", is_flag=True, help="Only the task, as if it were named by --instance.")
 @click.option("--downstream", is_flag=True, help="With what comes after them.")
+@click.option("--only-failed", is_flag=True, help="Of these only what failed, was cancelled, or not started for it.")
 @assume_stopped_option
 @format_option
 @online
@@ -243,7 +265,9 @@ def clear(
     client: Client,
     run_id: str,
     instance: tuple[str, ...],
-    downstream: bool,  # noqa: FBT001  click gives flags so
+    task: bool,  # noqa: FBT001  click gives flags so
+    downstream: bool,  # noqa: FBT001
+    only_failed: bool,  # noqa: FBT001
     assume_stopped: bool,  # noqa: FBT001
     form: str,
 ) -> None:
@@ -251,25 +275,38 @@ def clear(
     from agent.client import path
 
     pipelines.only_runs(run_id, "clear")
-    body = {"instances": list(instance), "downstream": downstream, "assume_stopped": assume_stopped}
+    body = {
+        "instances": list(instance),
+        "task": task,
+        "downstream": downstream,
+        "only_failed": only_failed,
+        "assume_stopped": assume_stopped,
+    }
     _after(client.post(path("runs", run_id, "clear"), body), form, "runs again")
 
 
 @run.command(epilog=IDS)
 @run_argument
 @click.argument("state", type=click.Choice(["success", "failed"]))
-@click.option("--instance", required=True)
+@click.option("--instance", help="Only this one; else all that are unfinished, hooks too.")
 @assume_stopped_option
 @format_option
 @online
-def mark(client: Client, run_id: str, state: str, instance: str, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
-    """Give an unfinished instance a result by hand. What runs is stopped first."""
+def mark(
+    client: Client,
+    run_id: str,
+    state: str,
+    instance: str | None,
+    assume_stopped: bool,  # noqa: FBT001  click gives flags so
+    form: str,
+) -> None:
+    """Give what is unfinished in a run a result by hand. What runs is stopped first."""
     from agent.client import path
 
     pipelines.only_runs(run_id, "mark")
     body = {"instance": instance, "state": state, "assume_stopped": assume_stopped}
     answer = client.post(path("runs", run_id, "mark"), body)
-    _after(answer, form, f"has {instance} marked {state}")
+    _after(answer, form, f"has {instance or 'all that was unfinished'} marked {state}")
 
 
 @run.command(epilog=IDS)
@@ -296,6 +333,8 @@ def diff(client: Client, run_id: str, against: str | None, form: str) -> None:
         names_of.setdefault(text, []).append(name)
     for text, names in names_of.items():
         click.echo(f"\n--- {', '.join(names)}\n{text}")
+    for what, why in answer["untold"].items():
+        output.note(f"note: {what} cannot be compared: {why}")
 
 
 def _changes(changes: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -303,9 +342,16 @@ def _changes(changes: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     rows: dict[tuple[Any, ...], list[str]] = {}
     for one in changes:
         instance, what = _told_apart(one["what"])
-        if what not in ALWAYS_OTHER:
-            rows.setdefault((what, one["before"], one["after"]), []).append(instance)
+        before, after = one["before"], one["after"]
+        if what == "took_s":
+            what, before, after = "took", _took(before), _took(after)
+        if what not in ALWAYS_OTHER and before != after:
+            rows.setdefault((what, before, after), []).append(instance)
     return [(*row, ", ".join(instances) or "run") for row, instances in rows.items()]
+
+
+def _took(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f}s"
 
 
 def _told_apart(what: str) -> tuple[str, str]:
@@ -314,6 +360,8 @@ def _told_apart(what: str) -> tuple[str, str]:
         instance, found, rest = what.partition(kind)
         if found:
             return instance, kind[1:] + rest
+    if what.startswith("params."):
+        return "", what
     instance, _dot, rest = what.rpartition(".")
     return instance, rest
 
@@ -393,6 +441,8 @@ def explain(client: Client, run_id: str, form: str) -> None:
     if form == "json":
         output.show_json(answer)
         return
+    if not answer["explanations"]:
+        output.note("it was not run here: another scheduler ran it, and this is how that was reported to have ended")
     rows = [(one["instance"], one["state"], one["since"], one["until"], one["why"]) for one in answer["explanations"]]
     output.table(["INSTANCE", "STATE", "SINCE", "UNTIL", "WHY"], rows)
     pipelines.show_gates(answer["gates"])

@@ -40,6 +40,8 @@ def _run(table: Table, cmd: c.SubmitRun) -> Answer:
     tick = tick_key(cmd.project, cmd.job, cmd.scheduled_at_ms, cmd.origin)
     if cmd.origin in DERIVED_TICK_ORIGINS and tick in rows.ticks:
         return "duplicate", rows.ticks[tick], ()
+    if cmd.origin is Origin.EXTERNAL:  # it is no run of this cluster's
+        return "invalid", cmd.run_id, ()
     code = _refuse(table, cmd) or _refuse_room(table, cmd, 1)
     if code is not None:
         return code, cmd.run_id, ()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from agent.runtable import accepting, agents, catalog, gates, lifecycle, operators
+from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, operators
 from agent.runtable import commands as c
 from agent.runtable.deadlines import FINISHED, GATE, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
@@ -113,6 +113,8 @@ def _carry_out(table: Table, index: int, command: c.AnyCommand) -> Applied:
         return Applied(index, code, answer, _touch_each(table, accepted))
     if isinstance(command, c.AdvanceTime):
         return Applied(index, finished=_advance(table))
+    if isinstance(command, c.ImportRun):
+        return Applied(index, *importing.import_run(table, command))
     several = SEVERAL.get(type(command))
     if several is not None:
         code, run_ids = several(table, command)

@@ -16,7 +16,7 @@ SPARE: Final = 1024
 GateKey = tuple[str, int]  # run id, place of the gate
 Poll = tuple[int, str, int]  # next_ms, run id, place of the gate
 Tick = tuple[str, str, int]  # project, job, scheduled_at_ms
-TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY})
+TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY, Origin.EXTERNAL})
 """What makes the runs that stand for a tick. `TableImage.ticks` has the schedule's; several others may be of a tick."""
 Key = TypeVar("Key")
 

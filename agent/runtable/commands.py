@@ -29,6 +29,7 @@ from agent.runtable.model import (
     Origin,
     Plugin,
     Reason,
+    RunState,
     Secret,
     Token,
 )
@@ -269,6 +270,7 @@ class CancelRun(Command, frozen=True):
     via: str
     assume_stopped: bool = False
     teardown: bool = False
+    address: str = ""
 
 
 class ClearRun(Command, frozen=True):
@@ -288,6 +290,7 @@ class ClearRun(Command, frozen=True):
     via: str
     what: str
     assume_stopped: bool = False
+    address: str = ""
 
 
 class CancelPipeline(Command, frozen=True):
@@ -298,6 +301,7 @@ class CancelPipeline(Command, frozen=True):
     via: str
     assume_stopped: bool = False
     teardown: bool = False
+    address: str = ""
 
 
 class ClearedRun(FrozenRow, frozen=True):
@@ -317,6 +321,7 @@ class ClearRuns(Command, frozen=True):
     via: str
     what: str
     assume_stopped: bool = False
+    address: str = ""
 
 
 class GateAnswered(Command, frozen=True):
@@ -333,7 +338,7 @@ class GateAnswered(Command, frozen=True):
 
 
 class MarkInstance(Command, frozen=True):
-    """Give an unfinished instance a result by hand. What runs is stopped first.
+    """Give an unfinished instance a result by hand; instance "" = all of the run. What runs is stopped first.
 
     assume_stopped: the operator's word that its work on a lost agent has ended; without it that is not marked.
     """
@@ -344,6 +349,24 @@ class MarkInstance(Command, frozen=True):
     who: str
     via: str
     assume_stopped: bool = False
+    address: str = ""
+
+
+class ImportRun(Command, frozen=True):
+    """Record that another scheduler ran a job for a tick, and how that ended: success, failed or skipped.
+
+    The job need not be known. run_id: of the record, if there is none of this tick that says the same.
+    """
+
+    run_id: str
+    project: str
+    namespace: str
+    job: str
+    scheduled_at_ms: Count
+    state: RunState
+    who: str
+    via: str
+    address: str = ""
 
 
 class AdvanceTime(Command, frozen=True):
@@ -378,6 +401,7 @@ AnyCommand = (
     | CancelPipeline
     | ClearRuns
     | GateAnswered
+    | ImportRun
 )
 
 LEVEL: Final = 1  # the highest that this program knows

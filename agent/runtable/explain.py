@@ -104,7 +104,7 @@ def _stop_asked_ms(run: Run, instance: Instance, reason: Reason) -> int:
         return min(own_ms, run.deadline_ms)
     if reason is Reason.QUEUE_TIMEOUT:
         return instance.since_ms + run.queue_timeout_ms
-    asked = "cancel" if reason is Reason.CANCELLED else f"mark {instance.plan.name} "
+    asked = ("cancel",) if reason is Reason.CANCELLED else (f"mark {instance.plan.name} ", "mark all unfinished ")
     return max((one.at_ms for one in run.audit if one.what.startswith(asked)), default=instance.since_ms)
 
 

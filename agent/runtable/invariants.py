@@ -37,6 +37,8 @@ def check(table: Table) -> None:
         assert run_id not in rows.finished, f"{run_id}: in the table and finished"
     for request in rows.requests.values():
         assert request.run_id, "a request without its run"
+    for tick, run_id in rows.ticks.items():
+        assert run_id in rows.runs or run_id in rows.finished, f"{tick}: of a run that nobody knows"
     _check_agents(rows)
     _check_indexes(table)
     _check_waiting(table)

@@ -284,8 +284,14 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
         return None
     run.state, run.reason = _result(run)
     run.finished_at_ms = table.rows.time_ms
-    rows = table.rows
     table.remove_run(run)
+    return record(table, run)
+
+
+def record(table: Table, run: Run) -> FinishedRun:
+    """Keep the small row of a run that has ended now, and pack the rest of it for the history."""
+    rows = table.rows
+    assert run.finished_at_ms is not None
     row = FinishedRow(
         run.project,
         run.job,

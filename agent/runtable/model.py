@@ -83,6 +83,7 @@ class Origin(StrEnum):
     PIPELINE = "pipeline"
     REPLAY = "replay"
     TEST = "test"
+    EXTERNAL = "external"  # reported: another scheduler ran it (`importing.py`)
 
 
 class OnAgentLost(StrEnum):
@@ -269,12 +270,13 @@ class Instance(Row):
 
 
 class Audit(FrozenRow, frozen=True):
-    """Who did what to a run, when and through which agent."""
+    """Who did what to a run, when, through which agent and from which address ("" = it is not known)."""
 
     at_ms: int
     who: str
     via: str
     what: str
+    address: str = ""
 
 
 class Run(Row):

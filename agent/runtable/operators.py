@@ -16,6 +16,7 @@ from agent.runtable.table import Table, unpack_run
 ASSUMED: Final = ", assumed stopped"  # of an operator's command, in the audit
 MARKS: Final = frozenset({InstanceState.SUCCESS, InstanceState.FAILED})
 
+Operation = c.CancelRun | c.CancelPipeline | c.ClearRun | c.ClearRuns | c.MarkInstance
 Touched = tuple[str, tuple[str, ...]]  # code, ids of the runs that were changed
 
 
@@ -56,32 +57,42 @@ def _cancel(table: Table, run: Run, cmd: c.CancelRun | c.CancelPipeline) -> None
     if unheard or more or run.cancelled_by is None:
         run.cancelled_by = run.cancelled_by or cmd.who  # the first; the audit has them all
         what = "cancel, with its teardown" if cmd.teardown else "cancel"
-        _audit(table, run, cmd.who, cmd.via, f"{what}{ASSUMED if unheard else ''}")
+        _audit(table, run, cmd, f"{what}{ASSUMED if unheard else ''}")
         lifecycle.end_early(table, run, Reason.CANCELLED, teardown=cmd.teardown)
 
 
 def mark(table: Table, cmd: c.MarkInstance) -> str:
-    """Give an unfinished instance a result by hand; what runs is stopped first."""
-    found = find(table, cmd.run_id, cmd.instance)
+    """Give what is unfinished a result by hand; what runs is stopped first."""
+    found = _to_mark(table, cmd)
     if isinstance(found, str):
         return found
-    run, instance = found
+    run, chosen = found
     if cmd.state not in MARKS:
         return "invalid"
     if run.ending:
         return "run_ending"
-    if instance.final:
+    chosen = [instance for instance in chosen if not instance.final]
+    if not chosen:
         return "instance_final"
-    unheard = instance.state is InstanceState.UNKNOWN
+    unheard = any(instance.state is InstanceState.UNKNOWN for instance in chosen)
     if unheard and not cmd.assume_stopped:
         return "not_proven_stopped"
-    _audit(table, run, cmd.who, cmd.via, f"mark {cmd.instance} {cmd.state}{ASSUMED if unheard else ''}")
-    if instance.open_attempt is None:
-        lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
-    else:
-        instance.mark = cmd.state
-        lifecycle.stop(table, run, (instance,), Reason.MARKED)
+    _audit(table, run, cmd, f"mark {cmd.instance or 'all unfinished'} {cmd.state}{ASSUMED if unheard else ''}")
+    for instance in chosen:
+        if instance.open_attempt is None:
+            lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
+        else:
+            instance.mark = cmd.state
+            lifecycle.stop(table, run, (instance,), Reason.MARKED)
     return "ok"
+
+
+def _to_mark(table: Table, cmd: c.MarkInstance) -> tuple[Run, list[Instance]] | str:
+    run = table.rows.runs.get(cmd.run_id)
+    if run is not None and not cmd.instance:
+        return run, run.instances
+    found = find(table, cmd.run_id, cmd.instance)
+    return found if isinstance(found, str) else (found[0], [found[1]])
 
 
 def clear(table: Table, cmd: c.ClearRun) -> str:
@@ -97,6 +108,7 @@ def clear(table: Table, cmd: c.ClearRun) -> str:
                 cmd.via,
                 cmd.what,
                 cmd.assume_stopped,
+                cmd.address,
             ),
         )[0]
     code = _refuse_clear(run, cmd.instances, cmd)
@@ -161,7 +173,7 @@ def _refuse_clear(run: Run, names: Collection[str], cmd: c.ClearRun | c.ClearRun
 def _clear_instances(table: Table, run: Run, names: Collection[str], cmd: c.ClearRun | c.ClearRuns) -> None:
     chosen = [instance for instance in run.instances if instance.plan.name in names]
     assumed = any(instance.unproven for instance in chosen)
-    _audit(table, run, cmd.who, cmd.via, f"{cmd.what} {' '.join(names)}{ASSUMED if assumed else ''}")
+    _audit(table, run, cmd, f"{cmd.what} {' '.join(names)}{ASSUMED if assumed else ''}")
     for instance in chosen:
         instance.clears = len(instance.attempts)
         instance.mark = None
@@ -177,5 +189,5 @@ def find(table: Table, run_id: str, name: str) -> tuple[Run, Instance] | str:
     return "unknown_instance" if instance is None else (run, instance)
 
 
-def _audit(table: Table, run: Run, who: str, via: str, what: str) -> None:
-    run.audit.append(Audit(table.rows.time_ms, who, via, what))
+def _audit(table: Table, run: Run, cmd: Operation, what: str) -> None:
+    run.audit.append(Audit(table.rows.time_ms, cmd.who, cmd.via, what, cmd.address))

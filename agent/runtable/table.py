@@ -31,7 +31,7 @@ _run_decoder: Final = msgspec.msgpack.Decoder(Run)
 
 FREED_AT_ONCE: Final = 1000  # rows and keys
 
-DERIVED_TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY})
+DERIVED_TICK_ORIGINS: Final = frozenset({Origin.SCHEDULE, Origin.REPLAY, Origin.EXTERNAL})
 
 
 class Table:
@@ -138,7 +138,7 @@ class Table:
         self._index_family(run_id, row)
 
     def forget_finished(self, run_id: str) -> None:
-        """Drop a small row, and the tick it stood for."""
+        """Drop a small row, and the tick it stood for; a later report of that tick stays (`importing.py`)."""
         row = self.rows.finished.pop(run_id)
         self.awaiting.forget_run(run_id, row)
         if row.pipeline:
@@ -147,7 +147,9 @@ class Table:
             if not runs:
                 del self.pipelines[row.pipeline]
         if row.origin in DERIVED_TICK_ORIGINS:
-            self.rows.ticks.pop(tick_key(row.project, row.job, row.scheduled_at_ms, row.origin), None)
+            tick = tick_key(row.project, row.job, row.scheduled_at_ms, row.origin)
+            if self.rows.ticks.get(tick) == run_id:
+                del self.rows.ticks[tick]
 
     def rebuild(self) -> None:
         """Derive every index anew from the rows."""

@@ -29,6 +29,7 @@ from agent.spec.job import ParsedJob, parse_job
 from agent.spec.limits import size_problems
 from agent.spec.plugin import BUILTIN, parse_plugin
 from agent.spec.plugin import Plugin as PluginSpec
+from agent.spec.project import KEEP_LOGS, keep_logs_s
 from agent.spec.trial import can_be_tried, trial_time, untold
 
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -70,6 +71,10 @@ class Catalog:
         """Create or change a project; what is None stays as it is."""
         for one in (name, *(namespaces or ())):
             check_name(one)
+        try:
+            keep_logs_s(config or {})
+        except ValueError as error:
+            raise Refusal("invalid", f"config.{KEEP_LOGS}: {error}", 422) from error
         command = c.PutProject(self._context.now_ms(), name, config, variables, presets, namespaces)
         applied = await self._context.propose(command)
         return Accepted(applied.index, names=(name,))

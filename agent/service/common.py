@@ -46,11 +46,15 @@ STATUS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. principal: scopes request keys; name: what is shown as requested_by; role: what it may do."""
+    """Who asks. principal: scopes request keys; name: what is shown as requested_by; role: what it may do.
+
+    address: the client's, "" = not known.
+    """
 
     principal: str = "local"
     name: str = "anonymous"
     role: Role = Role.ADMIN
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,9 @@ class Pipelines:
         """End all its runs early, all at once. Raises Refusal("pipeline_final", "not_proven_stopped")."""
         context, pipeline = self._context, await self.resolve(pipeline)
         applied = await context.propose(
-            c.CancelPipeline(context.now_ms(), pipeline, caller.name, context.agent, assume_stopped, teardown)
+            c.CancelPipeline(
+                context.now_ms(), pipeline, caller.name, context.agent, assume_stopped, teardown, caller.address
+            )
         )
         return AcceptedPipeline(applied.index, await self._accepted(pipeline))
 
@@ -249,7 +251,9 @@ class Pipelines:
                 cleared.append(c.ClearedRun(run.id, names, record, index))
         if not cleared:
             raise nothing_to_retry(f"pipeline {pipeline} that has ended")
-        command = c.ClearRuns(context.now_ms(), tuple(cleared), caller.name, context.agent, "retry", assume_stopped)
+        command = c.ClearRuns(
+            context.now_ms(), tuple(cleared), caller.name, context.agent, "retry", assume_stopped, caller.address
+        )
         _check_size(command)
         applied = await context.propose(command)
         return AcceptedPipeline(applied.index, await self._accepted(pipeline))

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
-
-import msgspec
 
 from agent.errors import Refusal
 from agent.records import run_of
-from agent.retired import UNPROVEN
-from agent.runtable.explain import Explanation, explain
+from agent.retired import NO_ROOM, UNPROVEN
+from agent.runtable.explain import Explanation, Unproven, explain
 from agent.runtable.explain_gates import GateExplanation, explain_gates
-from agent.runtable.model import Attempt, AttemptState, Instance, Run
+from agent.runtable.model import Attempt, AttemptState, Instance, Origin, Run
 from agent.service.common import Context, unknown
+from agent.service.comparison import SPEC, Side, compare, log_of, rendered_of
 from agent.spec.bundle import Bundle
+from agent.spec.document import nearest
 from agent.spec.outputs import decode_outputs
-from agent.store.errors import BlobError, HistoryError
+from agent.spec.params import Value
+from agent.store.errors import BlobError, HistoryError, LogsError
 from agent.store.history import FinishedRun, RunFilter, decode_cursor, encode_cursor
 
 PREFIX_MIN: Final = 4
 CANDIDATES_MAX: Final = 10  # that are told of an id which is too short for one of them
 LIST_MAX: Final = 1000
-DIFF_LINES_MAX: Final = 2000
+PREVIOUS_BATCH: Final = 20  # runs looked at for the one before
+PARAMS_S: Final = 3.0
+TAIL_S: Final = 10.0
 CATCH_UP_S: Final = 5.0
+
+Tail = Callable[[Run, str, int], Awaitable[str]]
+"""Gives the end of the output of an attempt: (run, instance, number)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,18 @@ class Queries:
         has_more = len(runs) > limit or more is not None
         return Page(page, encode_cursor(page[-1].created_at_ms, page[-1].id) if has_more and page else None)
 
+    async def no_such_job(self, wanted: RunFilter) -> str:
+        """Why no run is like that: there is no such job, nor was there ever a run of one. "" = not for that."""
+        jobs = self._context.replica.table.rows.jobs
+        scopes = jobs.values() if wanted.project is None else [jobs.get(wanted.project, {})]
+        if wanted.job is None or any(wanted.job in scope for scope in scopes):
+            return ""
+        if (await self.page(RunFilter(project=wanted.project, job=wanted.job), 1)).runs:
+            return ""
+        hint = nearest(wanted.job, tuple({name for scope in scopes for name in scope}))
+        where = "" if wanted.project is None else f" in project {wanted.project!r}"
+        return f"there is no job {wanted.job!r}{where}, nor was one of that name ever run{hint}"
+
     async def explain(
         self, run_id: str, silent_ms: Callable[[], Awaitable[dict[str, int]]]
     ) -> tuple[Run, list[Explanation], list[GateExplanation]]:
@@ -144,14 +162,18 @@ class Queries:
         run = await self.run(run_id)
         silent = await silent_ms() if any(one.open_attempt is not None for one in run.instances) else {}
         run = await self.run(run_id)  # as it is now
-        table = self._context.replica.table
-        return run, explain(table, run, UNPROVEN.of_run(run.id), silent), explain_gates(table, run)
+        told = explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
+        no_room = {name: one for (name, _number), one in NO_ROOM.of_run(run.id).items()}
+        gates = explain_gates(self._context.replica.table, run)
+        return run, [_with_full_disk(one, no_room.get(one.instance)) for one in told], gates
 
     def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
         """An instance of a run (its task where none is named), and one of its attempts (the last).
 
         The attempt is None where none was made yet. Raises Refusal("unknown_instance", "unknown_attempt").
         """
+        if not run.instances:
+            raise Refusal("unknown_instance", f"run {run.id} was not run here, only reported: it has no instances", 404)
         names = {one.plan.name: one for one in run.instances}
         name = instance or next(one.plan.name for one in run.instances if one.plan.kind == "task")
         if name not in names:
@@ -220,55 +242,87 @@ class Queries:
             raise Refusal("gone", f"what the run was accepted with is not here any more: {error}", 410) from error
 
     async def previous(self, run: Run) -> Run | None:
-        """The run of the same job that was asked for before this one."""
-        wanted = RunFilter(project=run.project, job=run.job, until_ms=run.created_at_ms + 1)
-        page = await self.page(wanted, 20)
-        return next((one for one in page.runs if one.id != run.id and _key(one) < _key(run)), None)
+        """The run of the same job that was asked for before this one; those that were only reported apart."""
+        cursor: str | None = encode_cursor(run.created_at_ms, run.id)
+        while cursor is not None:
+            page = await self.page(RunFilter(project=run.project, job=run.job), PREVIOUS_BATCH, cursor)
+            found = next((one for one in page.runs if one.origin is not Origin.EXTERNAL), None)
+            if found is not None:
+                return found
+            cursor = page.next_cursor
+        return None
 
-    async def diff(self, run_id: str, against: str | None = None) -> dict[str, Any]:
-        """What differs between a run and another, or the one before it: spec, assets, environment, results.
+    async def params(self, run: Run) -> dict[str, Value] | None:
+        """The values of a run's parameters; None where they cannot be told now, or not any more."""
+        if not run.bundle:
+            return {}
+        try:
+            async with asyncio.timeout(PARAMS_S):
+                return (await self.bundle(run)).params
+        except (Refusal, TimeoutError):
+            return None
 
-        Returns {"run", "against", "changes": [{"what", "before", "after"}], "texts": {name: unified diff}}.
+    async def diff(self, run_id: str, against: str | None = None, tail: Tail | None = None) -> dict[str, Any]:
+        """What differs between a run and another, or the one before it: spec, params, assets, environment, results.
+
+        tail: gives the end of an attempt's output; raises Refusal where it cannot be had.
+        Returns {"run", "against", "changes": [{"what", "before", "after"}], "texts": {name: unified diff},
+        "untold": {what: why it could not be compared}}. Raises Refusal("no_previous_run").
         """
         after = await self.run(run_id)
         before = await self.run(against) if against else await self.previous(after)
         if before is None:
             raise Refusal("no_previous_run", f"there is no run of {after.job} before {after.id}", 404)
-        facts_before, facts_after = await self._facts(before), await self._facts(after)
-        changes = [
-            {"what": key, "before": facts_before.get(key), "after": facts_after.get(key)}
-            for key in sorted({*facts_before, *facts_after})
-            if facts_before.get(key) != facts_after.get(key)
-        ]
-        texts_before, texts_after = await self._texts(before), await self._texts(after)
-        texts = {
-            name: _unified(texts_before.get(name, ""), texts_after.get(name, ""), before.id, after.id)
-            for name in sorted({*texts_before, *texts_after})
-            if texts_before.get(name) != texts_after.get(name)
-        }
-        return {"run": after.id, "against": before.id, "changes": changes, "texts": texts}
+        sides = [await self._side(one, tail) for one in (before, after)]
+        found = await asyncio.to_thread(compare, *sides)
+        changes = [{"what": what, "before": was, "after": now} for what, was, now in found.changes]
+        told = {"run": after.id, "against": before.id, "changes": changes}
+        return {**told, "texts": found.texts, "untold": found.untold}
 
-    async def _facts(self, run: Run) -> dict[str, Any]:
-        facts: dict[str, Any] = {"state": run.state, "reason": run.reason, "origin": run.origin}
-        for instance in run.instances:
-            last, name = instance.last, instance.plan.name
-            facts |= {f"{name}.state": instance.state, f"{name}.attempts": len(instance.attempts)}
-            if last is not None:
-                facts |= {f"{name}.agent": last.agent, f"{name}.exit_code": last.exit_code}
-                facts |= {f"{name}.{key}": value for key, value in last.facts.items()}
-        for manifest in await self.assets(run.id):
-            name = manifest["instance"]
-            facts |= {f"{name}.env.{key}": value for key, value in manifest["envs"].items()}
-            facts |= {f"{name}.window.{key}": value for key, value in manifest["window"].items()}
-        return facts
+    async def _side(self, run: Run, tail: Tail | None) -> Side:
+        """All that is kept of a run; what is not there any more is named, and no error."""
+        bundle: Bundle | None = None
+        rendered: dict[str, dict[str, Any]] = {}
+        logs: dict[str, str] = {}
+        untold: dict[str, str] = {}
+        try:
+            bundle = await self.bundle(run) if run.bundle else None
+        except Refusal as refusal:
+            untold[SPEC] = refusal.message
+        made = [(one.plan.name, one.last) for one in run.instances if one.last is not None]
+        for name, attempt in made:
+            try:
+                if attempt.compiled is not None:
+                    rendered[name] = await self._kept(attempt.compiled)
+            except Refusal as refusal:
+                untold[rendered_of(name)] = refusal.message
+        if tail is not None:
+            ends = await asyncio.gather(*(_end_of(tail, run, *one) for one in made))
+            for name, text, why in ends:
+                if why:
+                    untold[log_of(name)] = why
+                else:
+                    logs[name] = text
+        return Side(run, bundle, rendered, logs, untold)
 
-    async def _texts(self, run: Run) -> dict[str, str]:
-        job = (await self.bundle(run)).job
-        texts = {"spec": msgspec.json.format(msgspec.json.encode(job), indent=1).decode()}
-        for manifest in await self.assets(run.id):
-            for path, text in manifest["assets"].items():
-                texts[f"{manifest['instance']}/{path}"] = text if text is not None else "(not a text)"
-        return texts
+
+async def _end_of(tail: Tail, run: Run, name: str, attempt: Attempt) -> tuple[str, str, str]:
+    """(instance, the end of its output, why that cannot be told)."""
+    try:
+        async with asyncio.timeout(TAIL_S):
+            return name, await tail(run, name, attempt.number), ""
+    except Refusal as refusal:
+        return name, "", refusal.message
+    except (LogsError, OSError) as error:
+        return name, "", str(error) or f"it did not come within {TAIL_S:g} s"
+
+
+def _with_full_disk(told: Explanation, waits: Unproven | None) -> Explanation:
+    if waits is None:
+        return told
+    seconds = max(0, time.time_ns() // 10**6 - waits.since_ms) // 1000
+    why = f"{told.why}; its agent's disk has been full for {seconds} s, it waits for room: {waits.error}"
+    return replace(told, why=why)
 
 
 def _key(run: Run) -> tuple[int, str]:
@@ -292,8 +346,3 @@ def _matches(run: Run, wanted: RunFilter) -> bool:
     if wanted.since_ms is not None and run.created_at_ms < wanted.since_ms:
         return False
     return wanted.until_ms is None or run.created_at_ms < wanted.until_ms
-
-
-def _unified(before: str, after: str, name_before: str, name_after: str) -> str:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name_before, name_after, lineterm="")
-    return "\n".join(line for _number, line in zip(range(DIFF_LINES_MAX), lines, strict=False))

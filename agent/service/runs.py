@@ -18,13 +18,15 @@ from agent.runtable.model import (
     InstanceState,
     Namespace,
     OnAgentLost,
+    Origin,
     RetryPolicy,
     RetryRule,
     Run,
+    RunState,
     TriggerRule,
 )
 from agent.service.catalog import Catalog, check_name
-from agent.service.clearing import nothing_to_retry, to_retry, with_companions, with_downstream
+from agent.service.clearing import NOT_GOOD, nothing_to_retry, to_retry, with_companions, with_downstream
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest, new_id
 from agent.service.gating import ticks_gates
 from agent.service.queries import Queries
@@ -208,7 +210,7 @@ class Runs:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}", 409)
         context = self._context
         applied = await context.propose(
-            c.CancelRun(context.now_ms(), run.id, caller.name, context.agent, assume_stopped, teardown)
+            c.CancelRun(context.now_ms(), run.id, caller.name, context.agent, assume_stopped, teardown, caller.address)
         )
         return Accepted(applied.index, await self._accepted(run.id))
 
@@ -219,6 +221,7 @@ class Runs:
         run = await self._queries.run(run_id)
         if not run.final:
             raise Refusal("run_not_final", f"run {run_id} has not ended: {run.state}; cancel it first, or wait", 409)
+        _refuse_external(run)
         chosen = to_retry(run, only_failed=only_failed)
         if not chosen:
             raise nothing_to_retry(f"run {run_id}")
@@ -231,9 +234,13 @@ class Runs:
         *,
         instances: Collection[str] = (),
         downstream: bool = False,
+        only_failed: bool = False,
         assume_stopped: bool = False,
     ) -> Accepted:
-        """Run these instances again (all where none is named), with what comes after them if asked."""
+        """Run these instances again (all where none is named), with what comes after them if asked.
+
+        only_failed: of all these those that failed, were cancelled, or did not start for it.
+        """
         run = await self._queries.run(run_id)
         known = [i.plan.name for i in run.instances]
         for name in instances:
@@ -242,36 +249,98 @@ class Runs:
         chosen = list(instances) or known
         if downstream:
             chosen = with_downstream(run, chosen)
+        if only_failed:
+            chosen = [i.plan.name for i in run.instances if i.plan.name in chosen and i.state in NOT_GOOD]
+            if not chosen:
+                raise Refusal("nothing_to_clear", f"nothing of that has failed in run {run_id}", 409)
         return await self._clear(run, chosen, caller, "clear", assume_stopped=assume_stopped)
 
     async def _clear(
         self, run: Run, chosen: Collection[str], caller: Caller, what: str, *, assume_stopped: bool
     ) -> Accepted:
         """Clear these, and what goes with them."""
+        _refuse_external(run)
         names = with_companions(run, chosen)
         record, index = await self._queries.record(run.id)
         context = self._context
         command = c.ClearRun(
-            context.now_ms(), run.id, names, record, index, caller.name, context.agent, what, assume_stopped
+            context.now_ms(),
+            run.id,
+            names,
+            record,
+            index,
+            caller.name,
+            context.agent,
+            what,
+            assume_stopped,
+            caller.address,
         )
         applied = await context.propose(command)
         return Accepted(applied.index, await self._accepted(run.id), names=names)
 
     async def mark(
-        self, run_id: str, instance: str, state: str, caller: Caller, *, assume_stopped: bool = False
+        self, run_id: str, instance: str | None, state: str, caller: Caller, *, assume_stopped: bool = False
     ) -> Accepted:
-        """Give an unfinished instance a result by hand: "success" or "failed". What runs is stopped first."""
+        """Give an unfinished instance a result by hand: "success" or "failed". What runs is stopped first.
+
+        instance: None = all of the run that are unfinished, its hooks too.
+        """
         if state not in ("success", "failed"):
             raise Refusal("invalid", f"an instance is marked success or failed, not {state!r}", 422)
         run = await self._queries.run(run_id)
         if run.final:
             raise Refusal("run_final", f"run {run_id} has ended: {run.state}; clear it to run it again", 409)
+        if instance is not None:
+            self._queries.find_attempt(run, instance, None)  # whether there is such an instance
         context = self._context
         command = c.MarkInstance(
-            context.now_ms(), run.id, instance, InstanceState(state), caller.name, context.agent, assume_stopped
+            context.now_ms(),
+            run.id,
+            instance or "",
+            InstanceState(state),
+            caller.name,
+            context.agent,
+            assume_stopped,
+            caller.address,
         )
         applied = await context.propose(command)
         return Accepted(applied.index, await self._accepted(run.id))
+
+    # -- of other schedulers ---------------------------------------------------------------------------------------
+
+    async def report(self, project: str, job: str, at: datetime, state: str, caller: Caller) -> Accepted:
+        """Record that another scheduler ran a job for a tick, and how that ended. See `runtable/importing.py`.
+
+        The job need not be known, its project must be. Raises Refusal("unknown_project", "invalid").
+        """
+        self._catalog.project(project)
+        check_name(job)
+        _check_time(at)
+        context = self._context
+        row = context.replica.table.rows.jobs.get(project, {}).get(job)
+        run_id, namespace = new_id(), row.namespace if row is not None else ""
+        at_ms = int(at.timestamp() * 1000)
+        command = c.ImportRun(
+            context.now_ms(),
+            run_id,
+            project,
+            namespace,
+            job,
+            at_ms,
+            RunState(state),
+            caller.name,
+            context.agent,
+            caller.address,
+        )
+        applied = await context.propose(command)
+        run = await self._accepted(applied.run_id)
+        return Accepted(applied.index, run, duplicate=applied.code == "duplicate" and run.id != run_id)
+
+
+def _refuse_external(run: Run) -> None:
+    if run.origin is Origin.EXTERNAL:
+        text = f"run {run.id} was not run here, only reported: run it again where it was, and report that"
+        raise Refusal("external", text, 409)
 
 
 def this_second(context: Context) -> datetime:
@@ -297,7 +366,12 @@ def check_request(request: RunRequest) -> None:
     for key in request.config:
         if not CONFIG_KEY.fullmatch(key):
             raise Refusal("invalid", f"{key!r} is no name for a config value", 422)
-    if request.scheduled_at is not None and not 0 <= request.scheduled_at.timestamp() < 2**38:
+    if request.scheduled_at is not None:
+        _check_time(request.scheduled_at)
+
+
+def _check_time(scheduled_at: datetime) -> None:
+    if not 0 <= scheduled_at.timestamp() < 2**38:
         raise Refusal("invalid", "scheduled_at is not within the years 1970 to 9999", 422)
 
 

@@ -217,6 +217,7 @@ def _behavior(reader: Reader) -> BehaviorSpec:
         overlap=reader.choice("overlap", Overlap, None),
         notify=tuple(_notify(item) for item in reader.children("notify")),
         webhook=tuple(_webhook(item) for item in reader.children("webhook")),
+        keep_logs_s=reader.duration("keep_logs", None),
     )
     reader.close()
     return behavior

@@ -156,7 +156,7 @@ class WebhookSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BehaviorSpec:
-    """How runs of the job behave."""
+    """How runs of the job behave. keep_logs_s: how long agents keep their output, None = as the project says."""
 
     depends_on_past: bool = False
     catch_up: bool = False
@@ -168,6 +168,7 @@ class BehaviorSpec:
     overlap: Overlap | None = None
     notify: tuple[NotifySpec, ...] = ()
     webhook: tuple[WebhookSpec, ...] = ()
+    keep_logs_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

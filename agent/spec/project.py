@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.spec import duration
 from agent.spec.document import Problems, compose, shorten
 from agent.spec.errors import Position, Problem
 from agent.spec.instance import CHARACTERS, VERSIONS, read_window
@@ -14,6 +16,7 @@ from agent.spec.reader import Reader, Reading
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,219}")
 _NAME_EXPECTED = f"a name of 1 to 220 {CHARACTERS},"
+KEEP_LOGS: Final = "logs.keep"
 _NOTES: Final = {"namespaces[].datastore": "has no effect; prime runs jobs and makes no tables"}
 
 
@@ -78,7 +81,7 @@ def _project(reader: Reader) -> ProjectConfig:
         name=project.required("name", _NAME_EXPECTED, pattern=_NAME),
         host=reader.string("host", ""),
         log_level=log.string("level", ""),
-        config=project.string_map("config"),
+        config=_config(project),
         variables=project.string_map("variables"),
         preset_path=project.string("preset_path", ""),
         namespaces=_namespaces(reader),
@@ -89,6 +92,30 @@ def _project(reader: Reader) -> ProjectConfig:
     project.close()
     reader.close()
     return config
+
+
+def _config(project: Reader) -> dict[str, str]:
+    """The free-form settings; those that prime itself reads are checked."""
+    config = project.string_map("config")
+    if KEEP_LOGS in config:
+        try:
+            keep_logs_s(config)
+        except ValueError as error:
+            project.child("config").problem(KEEP_LOGS, str(error))
+    return config
+
+
+def keep_logs_s(config: Mapping[str, str]) -> float | None:
+    """How long agents keep the output of a project's runs, in seconds; None where its `config` does not say.
+
+    Raises ValueError for what is no duration above zero; the message says what is expected.
+    """
+    if KEEP_LOGS not in config:
+        return None
+    seconds = duration.parse(config[KEEP_LOGS]).total_seconds()
+    if seconds <= 0:
+        raise ValueError(f"a duration above zero is expected, not {shorten(config[KEEP_LOGS])}")
+    return seconds
 
 
 def _namespaces(project: Reader) -> tuple[NamespaceConfig, ...]:

@@ -13,6 +13,9 @@
     │   └── HistoryFull       no space: nothing was written; the same call may succeed later
     ├── MirrorError           the database: unreachable, fenced off, or not as expected
     └── LogsError             an attempt's log segments
+        └── ArchiveError      the archive of logs
+            ├── ArchiveAway       it cannot be reached, or does not take it: the same call may succeed later
+            └── ArchiveDamaged    what is there is not what was put there (P9)
 
 Each message says what was wrong, where, and what to do.
 """
@@ -75,6 +78,18 @@ class MirrorError(StoreError):
 
 class LogsError(StoreError):
     """An attempt's log segments cannot be read or written."""
+
+
+class ArchiveError(LogsError):
+    """Base of the errors of `agent.store.archive`."""
+
+
+class ArchiveAway(ArchiveError):
+    """The archive cannot be used now."""
+
+
+class ArchiveDamaged(ArchiveError):
+    """What is in the archive is not what was put there."""
 
 
 def is_full(error: BaseException) -> bool:

@@ -16,10 +16,10 @@ from typing import Final
 from agent.store.errors import HistoryError
 from agent.store.history_rows import Position
 
-# `latest` marks a run's last end. The three partial indexes answer listings in order without touching the rows: the
+# `latest` marks a run's last end. The partial indexes answer listings in order without touching the rows: the
 # filters that do not lead in an index are columns at its end, so that what is passed over costs an index entry only.
 # `missing` are ranges of positions, without their first and with their last, of which this file has nothing; lost = 1
-# where nobody else has them either.
+# where nobody else has them either. The last failure of all, or of a job, is found at once however long ago it was.
 _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """CREATE TABLE finished_run (
@@ -43,6 +43,16 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TABLE missing (
             from_index INTEGER NOT NULL, from_ordinal INTEGER NOT NULL, to_index INTEGER NOT NULL,
             to_ordinal INTEGER NOT NULL, lost INTEGER NOT NULL, PRIMARY KEY (from_index, from_ordinal))""",
+    ),
+    (
+        """CREATE INDEX by_state ON finished_run
+            (state, created_at_ms, run_id, project, namespace, job, origin) WHERE latest = 1""",
+        """CREATE INDEX by_origin ON finished_run
+            (origin, created_at_ms, run_id, project, namespace, job, state) WHERE latest = 1""",
+        """CREATE INDEX by_name ON finished_run
+            (job, created_at_ms, run_id, project, namespace, state, origin) WHERE latest = 1""",
+        """CREATE INDEX by_job_state ON finished_run
+            (project, job, state, created_at_ms, run_id, namespace, origin) WHERE latest = 1""",
     ),
 )
 

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import re
 import shutil
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from agent.store.errors import LogsError
 from executors import segments
@@ -23,6 +27,8 @@ KEEP_MS = 15 * 24 * 3600 * 1000
 MAX_BYTES = 20 * 1024**3
 LIMIT_BYTES = 256 * 1024 * 1024
 POLL_S = 0.15
+
+NO_OTHERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 _NAME_BYTES_MAX = 255
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,17}")
@@ -47,10 +53,11 @@ class LogRef:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep removed, and the bytes of all logs that are left."""
+    """What a sweep removed, the bytes of all logs that are left, and what is due but may not go yet."""
 
     removed: tuple[LogRef, ...]
     left_bytes: int
+    held: tuple[LogRef, ...] = ()
 
 
 class LogStore:
@@ -163,25 +170,46 @@ class LogStore:
         max_bytes: int = MAX_BYTES,
         *,
         active: Callable[[str, str, int], bool],
+        keep_of: Mapping[str, int] = NO_OTHERS,
+        may_go: Callable[[LogRef], bool] = lambda _log: True,
+        note: Callable[[LogRef, str], None] = lambda _log, _why: None,
     ) -> Swept:
         """Remove whole logs: those last written more than `keep_ms` before `now_ms`, then the oldest past `max_bytes`.
 
         active: may (run, instance, attempt) still be written to? Then it stays. Called on the event loop, just before
-        each removal. Raises LogsError where the disk refuses.
+        each removal. keep_of: in place of keep_ms, by run. may_go: whether nothing is lost with it; note: called
+        before each removal, with why; both in a thread. Raises LogsError where the disk refuses.
         """
         with _errors(self._root):
             logs = await asyncio.to_thread(self._scan)
             left_bytes = sum(log.size for log in logs)
-            removed = []
+            removed, held = [], []
             for log in sorted(logs, key=lambda log: log.written_ms):
-                if log.written_ms >= now_ms - keep_ms and left_bytes <= max_bytes:
-                    break  # the rest is younger
-                if not active(log.run_id, log.instance, log.attempt):
-                    await asyncio.to_thread(shutil.rmtree, self.directory(log.run_id, log.instance, log.attempt))
+                too_old = log.written_ms < now_ms - keep_of.get(log.run_id, keep_ms)
+                if not (too_old or left_bytes > max_bytes) or active(log.run_id, log.instance, log.attempt):
+                    continue
+                why = "its time was over" if too_old else "the disk's share for output was used up"
+                if await asyncio.to_thread(self._remove, log, why, may_go, note):
                     removed.append(log)
                     left_bytes -= log.size
+                else:
+                    held.append(log)
             await asyncio.to_thread(self._remove_empty, now_ms - _EMPTY_KEEP_MS)
-        return Swept(tuple(removed), left_bytes)
+        return Swept(tuple(removed), left_bytes, tuple(held))
+
+    async def all(self) -> list[LogRef]:
+        """Every log on this disk. Raises LogsError."""
+        with _errors(self._root):
+            return await asyncio.to_thread(self._scan)
+
+    def _remove(
+        self, log: LogRef, why: str, may_go: Callable[[LogRef], bool], note: Callable[[LogRef, str], None]
+    ) -> bool:
+        if not may_go(log):
+            return False
+        note(log, why)
+        shutil.rmtree(self.directory(log.run_id, log.instance, log.attempt))
+        return True
 
     def _scan(self) -> list[LogRef]:
         """All logs. What is not named as a log is somebody else's, and left alone."""
@@ -194,6 +222,19 @@ class LogStore:
                 if directory.is_dir() and directory.stat().st_mtime_ns // 1_000_000 < before_ms:
                     with suppress(OSError):  # not empty, which is the rule
                         directory.rmdir()
+
+
+def is_written(directory: Path) -> bool:
+    """Whether a writer is at work on the log in the directory: of this process or another one, which may outlive it."""
+    with _errors(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _measured(directory: Path) -> LogRef:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -20,8 +21,11 @@ from agent.api.access import Access
 from agent.api.callback import build_callback_app
 from agent.api.elsewhere import Elsewhere
 from agent.api.face import Face
+from agent.api.logs import nothing_more_comes
+from agent.api.outputs import missing
 from agent.api.server import build_app
 from agent.api.serving import Runner
+from agent.archiving import Outputs
 from agent.cluster.calls import Calls
 from agent.keyring import Keyring
 from agent.leader import lead
@@ -179,8 +183,11 @@ def _worker(replica: Replica, journal: Journal, thread: ThreadPoolExecutor, root
 
 
 @asynccontextmanager
-async def prime(root: Path, *, slots: int = 8, access: Access | None = None) -> AsyncIterator[Prime]:
-    """An agent that has founded a cluster of one below `root`. Everything is closed at the end."""
+async def prime(root: Path, *, slots: int = 8, access: Access | None = None, archive: str = "") -> AsyncIterator[Prime]:
+    """An agent that has founded a cluster of one below `root`. Everything is closed at the end.
+
+    archive: its URL. Nothing is put there by itself: a test runs `face.archiver`.
+    """
     async with AsyncExitStack() as stack:
         durable = DurableLog.open(root / "log", Identity("cluster1", 1, 1), segment_bytes=1 << 20)
         found(durable)
@@ -204,7 +211,16 @@ async def prime(root: Path, *, slots: int = 8, access: Access | None = None) -> 
         stack.callback(lambda: thread.submit(journal.close).result())
         engine = MockEngine()
         worker = _worker(replica, journal, thread, root, (engine, provisioner, logs))
-        state = State()
+        state, calls = State(), Calls(replica_peers)
+        nothing_more = partial(nothing_more_comes, replica, worker)
+        outputs = Outputs.open(
+            root,
+            archive,
+            ("cluster1", 1),
+            logs,
+            lambda *key: worker.knows_its_work and nothing_more(*key),
+            calls,
+        )
         face = Face(
             service=service,
             worker=worker,
@@ -216,7 +232,12 @@ async def prime(root: Path, *, slots: int = 8, access: Access | None = None) -> 
             mirror=lambda: state.mirror,
             metrics=metrics,
             seen=_alone,
-            elsewhere=Elsewhere(Calls(replica_peers), replica, logs.directory, lambda *_attempt: True),
+            elsewhere=Elsewhere(
+                calls, replica, logs.directory, lambda *_attempt: True, partial(missing, outputs.removals, AGENT)
+            ),
+            fetched=outputs.fetched,
+            archiver=outputs.archiver,
+            removals=outputs.removals,
             access=access or Access(),
         )
         client, callbacks = [await _served(app, stack) for app in (build_app(face), build_callback_app(face))]

@@ -61,6 +61,10 @@ class There:
         return [one async for batch in self.elsewhere.batches(agent, wanted, follow=follow) for one in batch]
 
 
+async def lost(_run: str, _instance: str, _number: int) -> Refusal:
+    return Refusal("output_lost", "nothing is left of it", 410)
+
+
 @asynccontextmanager
 async def two(root: Path) -> AsyncIterator[There]:
     async with cluster(root) as one:
@@ -71,9 +75,9 @@ async def two(root: Path) -> AsyncIterator[There]:
             leader,
             reader,
             logs,
-            Elsewhere(reader.calls, reader.replica, LogStore(root / "none").directory, lambda *_attempt: True),
+            Elsewhere(reader.calls, reader.replica, LogStore(root / "none").directory, lambda *_attempt: True, lost),
         )
-        Elsewhere(leader.calls, leader.replica, logs.directory, lambda *_attempt: there.ended)
+        Elsewhere(leader.calls, leader.replica, logs.directory, lambda *_attempt: there.ended, lost)
         yield there
 
 
@@ -152,6 +156,7 @@ async def test_an_agent_that_lags_behind_says_nothing_of_an_attempt_it_does_not_
     async with two(tmp_path) as there:
         index = there.holder.replica.applied_index
         ahead = ReadLog(ALL, index + 1)
+        there.write()
         with pytest.raises(Refusal) as caught:
             await there.reader.calls.ask(there.holder.node, ahead, Part, lane=Lane.BULK)
         assert (caught.value.code, caught.value.status) == ("unreachable", 503)

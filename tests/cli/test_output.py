@@ -167,32 +167,48 @@ def test_a_line_that_is_blank_or_not_there_is_not_shown(tmp_path: Path, capsys: 
 
 def an_attempt(number: int, state: str, **more: Any) -> dict[str, Any]:
     times = {"started_at": AT, "finished_at": "2026-03-08T07:30:02Z"}
-    return {"number": number, "state": state, "agent": "a1", "exit_code": 3, "reason": "exit_code", **times, **more}
+    told = {"exit_code": 3, "reason": "exit_code", "message": "no route to host", "facts": {}}
+    return {"number": number, "state": state, "agent": "a1", **told, **times, **more}
 
 
 RUN: dict[str, Any] = {
     "id": "0123", "project": "shop", "namespace": "sales", "job": "daily", "state": "running", "reason": None,
-    "scheduled_at": AT, "origin": "manual", "requested_by": "ann", "started_at": AT, "finished_at": None,
+    "scheduled_at": AT, "origin": "manual", "requested_by": "ann", "via": "a1", "created_at": AT,
+    "started_at": AT, "finished_at": None,
     "instances": [
-        {"name": "sql", "hook_type": "", "state": "up_for_retry", "reason": None, "message": "no route to host",
-         "attempts": [an_attempt(1, "failed"), an_attempt(2, "failed", finished_at=None, exit_code=None)]},
+        {"name": "sql", "hook_type": "", "state": "up_for_retry", "reason": "oom", "message": "no route to host",
+         "attempts": [an_attempt(1, "failed", message="other", facts={"image": "sql:1", "image_digest": "sha256:ab"}),
+                      an_attempt(2, "failed", finished_at=None, exit_code=None, facts={"image": "sql:1"})]},
         {"name": "tell", "hook_type": "post", "state": "pending", "reason": None, "message": "", "attempts": []},
     ],
-    "audit": [{"at": "2026-03-08T07:30:00.5Z", "who": "ann", "what": "retried"}],
+    "audit": [{"at": "2026-03-08T07:30:00.5Z", "who": "ann", "via": "a2", "what": "retry sql", "address": "10.0.0.7"}],
 }  # fmt: skip
 
 
-def test_a_run_is_shown_with_a_row_for_each_attempt_and_the_state_of_the_instance_at_its_last(capsys: Captured) -> None:
-    output.show_run(RUN)
-    head, when, columns, first, last, hook, message, audit = capsys.readouterr().out.splitlines()
+def test_a_run_is_shown_with_a_row_for_each_instance_and_one_for_each_attempt(capsys: Captured) -> None:
+    output.show_run(RUN, {"day": "mon", "size": 3})
+    head, when, params, columns, own, first, last, hook, *remarks = capsys.readouterr().out.splitlines()
     assert head == "run 0123  shop/sales/daily  running"
-    assert when == "scheduled at 2026-03-08T07:30:00Z, manual by ann"
-    assert columns.split() == ["INSTANCE", "TYPE", "STATE", "ATTEMPT", "AGENT", "EXIT", "TOOK", "REASON"]
-    assert first.split() == ["sql", "task", "failed", "1", "a1", "3", "2.0s", "exit_code"]
-    assert last.split() == ["sql", "task", "up_for_retry", "2", "a1", "-", "-", "exit_code"]
-    assert hook.split() == ["tell", "post", "pending", "-", "-", "-", "-", "-"]
-    assert message == "sql: no route to host"
-    assert audit == "2026-03-08T07:30:00Z ann: retried"
+    assert when == "scheduled at 2026-03-08T07:30:00Z, manual by ann via a1 at 2026-03-08T07:30:00Z"
+    assert params == 'params: day="mon", size=3'
+    assert columns.split() == ["INSTANCE", "TYPE", "STATE", "ATTEMPT", "AGENT", "EXIT", "STARTED", "TOOK", "REASON"]
+    assert own.split() == ["sql", "task", "up_for_retry", "-", "-", "-", "-", "-", "oom"]
+    assert first.split() == ["failed", "1", "a1", "3", "2026-03-08T07:30:00Z", "2.0s", "exit_code"]
+    assert last.split() == ["failed", "2", "a1", "-", "2026-03-08T07:30:00Z", "-", "exit_code"]
+    assert hook.split() == ["tell", "post", "pending", "-", "-", "-", "-", "-", "-"]
+    assert remarks == [
+        "sql: no route to host",
+        "sql, attempt 1: other",
+        "sql: image sql:1 sha256:ab",
+        "sql: image sql:1",
+        "2026-03-08T07:30:00Z ann via a2 from 10.0.0.7: retry sql",
+    ]
+
+
+def test_a_run_that_was_only_reported_has_no_instances_to_show(capsys: Captured) -> None:
+    output.show_run({**RUN, "origin": "external", "namespace": "", "instances": [], "audit": []})
+    head, when = capsys.readouterr().out.splitlines()
+    assert (head, "external by ann" in when) == ("run 0123  shop/-/daily  running", True)
 
 
 def test_a_run_that_has_ended_says_why_and_how_long_it_took(capsys: Captured) -> None:
@@ -204,6 +220,6 @@ def test_a_run_that_has_ended_says_why_and_how_long_it_took(capsys: Captured) ->
         "audit": [],
     }
     output.show_run({**RUN, **ended})
-    head, when, _columns = capsys.readouterr().out.splitlines()
+    head, when = capsys.readouterr().out.splitlines()
     assert head.endswith("failed (timeout)")
     assert when.endswith(", took 3m05s")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from agent.client import Refused, path
 from tests.e2e.agents import JOB, AgentProcess
+from tests.e2e.cluster import until
 from tests.e2e.conftest import Start
 
 MIB = 2**20
@@ -23,6 +25,11 @@ def refusal(agent: AgentProcess, spec: dict[str, object]) -> Refused:
     with pytest.raises(Refused) as caught:
         agent.client().post(path("projects", "p", "namespaces", "n", "jobs"), {"specs": [spec]})
     return caught.value
+
+
+def ready(agent: AgentProcess) -> str:
+    """What /readyz says."""
+    return urllib3.request("GET", f"{agent.url}/readyz", retries=False).data.decode()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,10 @@ def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_room_p9(
         refused = refusal(agent, {"path": "b/job.yaml", "yaml": JOB.format(name="bulky", script="      true\n"),
                                   "assets": {"a": base64.b64encode(os.urandom(MIB)).decode()}})  # fmt: skip
         assert refused.status in (503, 507)
+        if accepted:
+            until(lambda: "the disk is full" in ready(agent), "/readyz says why nothing runs")
+            explained = agent.client().get(path("runs", accepted[0], "explain"))["explanations"]
+            assert "disk has been full" in explained[0]["why"]
         ballast.unlink()
         for run_id in accepted:  # P1: each waits for room, and runs
             run = agent.wait_final(run_id)

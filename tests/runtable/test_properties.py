@@ -30,6 +30,7 @@ from agent.runtable.model import (
     Reason,
     RetryPolicy,
     RetryRule,
+    RunState,
     TriggerRule,
 )
 from agent.runtable.planner import plan
@@ -236,7 +237,7 @@ class RunTableMachine(RuleBasedStateMachine):
     def cancel(self, run_id: str, assume: bool, teardown: bool) -> None:
         self.driver.cancel(run_id, assume_stopped=assume, teardown=teardown)
 
-    @rule(run_id=runs, name=st.sampled_from(NAMES), state=st.sampled_from(InstanceState), assume=st.booleans())
+    @rule(run_id=runs, name=st.sampled_from(["", *NAMES]), state=st.sampled_from(InstanceState), assume=st.booleans())
     def mark(self, run_id: str, name: str, state: InstanceState, assume: bool) -> None:
         self.driver.mark(name, state, run_id, assume_stopped=assume)
 
@@ -248,6 +249,19 @@ class RunTableMachine(RuleBasedStateMachine):
         self.driver.say(
             c.ClearRun(self.driver.now_ms, run_id, tuple(names), record, index, "me", "a1", "clear", assume)
         )
+
+    @rule(
+        target=runs,
+        job=st.sampled_from(["j", "k"]),
+        tick=st.integers(0, 1),
+        state=st.sampled_from([RunState.SUCCESS, RunState.FAILED, RunState.RUNNING]),
+    )
+    def another_scheduler_reports(self, job: str, tick: int, state: RunState) -> str:
+        self.count += 1
+        run_id = f"r{self.count}"
+        return self.driver.say(
+            c.ImportRun(self.driver.now_ms, run_id, "p", "", job, START_MS + tick, state, "me", "a1")
+        ).run_id
 
     @rule(name=AGENTS, slots=st.integers(0, 3), node=st.integers(0, 4), gpu=st.sampled_from(["yes", "no"]), clean=CLEAN)
     def agent_up(self, name: str, slots: int, node: int, gpu: str, clean: bool) -> None:

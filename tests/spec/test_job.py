@@ -132,6 +132,7 @@ def test_a_job_of_version_3_is_read_whole() -> None:
     assert (behavior.timeout_s, behavior.queue_timeout_s) == (12 * 3600, 1800)
     assert (behavior.on_agent_lost, behavior.max_active_runs) == (OnAgentLost.FAIL, 2)
     assert behavior.overlap is Overlap.CANCEL_PREVIOUS
+    assert behavior.keep_logs_s == 720 * 3600
     assert behavior.notify[0].severity == "INFO"
     endpoint = EndpointSpec(url="https://hooks.example.com/failed", headers={"X-Token": "{{ .secret.HOOK }}"})
     assert behavior.webhook == (WebhookSpec(on="failure", endpoints=(endpoint,)),)

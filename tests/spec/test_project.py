@@ -12,6 +12,7 @@ from agent.spec.project import (
     NamespaceConfig,
     ProjectConfig,
     WindowPreset,
+    keep_logs_s,
     parse_presets,
     parse_project,
     project_positions,
@@ -124,3 +125,19 @@ def test_a_wrong_preset_is_told_with_place_and_key(text: str, message: str) -> N
     assert presets is None
     assert len(problems) == 1, problems
     assert str(problems[0]).startswith(f"presets.yaml:{message}")
+
+
+@pytest.mark.parametrize("value", ["15d", "0", "-1h", ""])
+def test_p11_a_time_to_keep_logs_that_is_none_is_told_with_its_place(value: str) -> None:
+    text = f"project:\n  name: p\n  config:\n    logs.keep: '{value}'\n"
+    project, problems = parse_project(text, "optimus.yaml")
+    assert project is None
+    assert [str(one).startswith("optimus.yaml:4:16: project.config.logs.keep: ") for one in problems] == [True]
+
+
+def test_a_time_to_keep_logs_is_read_in_seconds() -> None:
+    project, problems = parse_project("project: {name: p, config: {logs.keep: 720h}}\n", "optimus.yaml")
+    assert problems == ()
+    assert project is not None
+    assert keep_logs_s(project.config) == 720 * 3600
+    assert keep_logs_s({}) is None

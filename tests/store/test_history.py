@@ -204,7 +204,10 @@ def test_a_listing_is_filtered(history: History, wanted: RunFilter, expected: li
     ("terms", "index"),
     [
         ("latest = 1", "by_created"),
-        ("latest = 1 AND state = 'failed'", "by_created"),
+        ("latest = 1 AND state = 'failed'", "by_state"),
+        ("latest = 1 AND origin = 'manual'", "by_origin"),
+        ("latest = 1 AND job = 'j' AND (created_at_ms, run_id) < (4, 'R')", "by_name"),
+        ("latest = 1 AND project = 'p' AND job = 'j' AND state = 'failed'", "by_job_state"),
         ("latest = 1 AND project = 'p'", "by_project"),
         ("latest = 1 AND project = 'p' AND job = 'j' AND created_at_ms >= 4", "by_job"),
         ("latest = 1 AND project = 'p' AND (created_at_ms, run_id) < (4, 'R')", "by_project"),
@@ -319,7 +322,7 @@ def test_p9_a_flipped_bit_in_a_record_is_noticed(history: History, path: Path) -
     history.append([ended(1, job="flip-this"), ended(2)])
     history.close()
     data = path.read_bytes()
-    assert data.count(b"flip-this") == 4  # the row and three indexes
+    assert data.count(b"flip-this") == 8  # the row and seven indexes
     path.write_bytes(data.replace(b"flip-this", b"flip-thas"))
     damaged = History.open(path)
     with pytest.raises(HistoryError, match=r"the record of run 'RUN000001X0' at \(1, 0\) is damaged"):

@@ -218,6 +218,8 @@ def test_a_file_of_the_first_version_is_taken_on(tmp_path: Path) -> None:
     history.close()
     sql = sqlite3.connect(path, isolation_level=None)
     sql.execute("DROP TABLE missing")
+    for name in ("by_state", "by_origin", "by_name", "by_job_state"):
+        sql.execute(f"DROP INDEX {name}")
     sql.execute("PRAGMA user_version = 1")
     sql.close()
     again = History.open(path)
