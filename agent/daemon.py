@@ -50,6 +50,7 @@ from agent.config import WILDCARDS, AgentConfig, host_port
 from agent.engines import Engines, load_executors
 from agent.errors import AgentStopped, ConfigError, PrimeError, Refusal
 from agent.housekeeping import Housekeeper, Keep, named_in
+from agent.http_gates import HttpGates
 from agent.identity import Identity, boot_id, boottime_s, load_identity, machine_id, save_identity
 from agent.journal_thread import JournalThread
 from agent.keyring import Keyring
@@ -502,6 +503,8 @@ async def _run(
         go("steward", daemon.steward.run_forever())
         go("blobs", daemon.blobs.sync_forever(daemon.housekeeper.named_by_table))
         go("backfill", daemon.backfill.run_forever())
+        have = daemon.service.context.have
+        go("http gates", HttpGates(daemon.replica, daemon.service.context.provisioner, have).run_forever())
         go("leader", lead(daemon.replica, daemon.steward.unheard))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))

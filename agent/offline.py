@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from agent.spec import bundle as bundles
 from agent.spec import params
 from agent.spec.bundle import EXECUTOR_KEY, Bundle
 from agent.spec.check import check_job, relocate
-from agent.spec.compile import Compiled, compile_instance, schedule_of
+from agent.spec.compile import Compiled, compile_instance
 from agent.spec.document import nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity, SpecError, has_errors
 from agent.spec.job import JobSpec, ParsedJob, parse_job
@@ -249,29 +249,3 @@ def compile_job(bundle: Bundle, job: FolderJob, at: datetime, instance: str | No
         positions = parse_job(file.text, file.path, file.parents).positions
         found = [relocate(one, file.path, positions, tuple(file.assets)) for one in error.problems]
         raise SpecError(found) from error
-
-
-def next_ticks(spec: JobSpec, after: datetime, count: int) -> list[datetime]:
-    """The next ticks after a time, within start_date and end_date. Raises ValueError for a job without a schedule."""
-    schedule = schedule_of(spec)
-    start, end = schedule_bounds(spec)
-    at = max(after, start - timedelta(microseconds=1)) if start is not None else after
-    found: list[datetime] = []
-    while len(found) < count:
-        at = schedule.next(at)
-        if end is not None and at > end:
-            break
-        found.append(at)
-    return found
-
-
-def schedule_bounds(spec: JobSpec) -> tuple[datetime | None, datetime | None]:
-    """The first and the last moment at which a tick may be: 00:00 of start_date and of end_date, as in Airflow."""
-    from agent.spec.cron import load_location
-
-    zone = load_location(spec.schedule.location)
-
-    def midnight(date: str) -> datetime | None:
-        return datetime.fromisoformat(date).replace(tzinfo=zone).astimezone(UTC) if date else None
-
-    return midnight(spec.schedule.start_date), midnight(spec.schedule.end_date)

@@ -29,6 +29,7 @@ from agent.spec.compile import Compiled, compile_instance, rfc3339
 from agent.spec.errors import Problem, SpecError
 from agent.spec.limits import leaves_folder
 from agent.spec.lookups import MASK, Masked
+from agent.spec.poke import HttpRequest, http_request
 from agent.store.blobs import BlobStore, name_of
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,24 @@ class Provisioner:
             secrets=secrets,
             assets={path: self.blobs.get(digest) for path, digest in bundle.assets.items()},
             outputs=outputs.RunOutputs(put_out, self.blobs),
+        )
+
+    def request(self, run: Run, name: str, sealed: Mapping[str, tuple[str, bytes]]) -> HttpRequest:
+        """The request of an http dependency of a run. Raises as `compile`."""
+        try:
+            return self._request(run, name, OpenedSecrets(self._keyring, sealed))
+        except SpecError as error:
+            problems = error.problems
+        self._request(run, name, Masked(frozenset(sealed)))
+        raise SpecError([_without_values(problem) for problem in problems])
+
+    def _request(self, run: Run, name: str, secrets: Mapping[str, str]) -> HttpRequest:
+        return http_request(
+            self.bundle(run.bundle),
+            name,
+            scheduled_at=datetime.fromtimestamp(run.scheduled_at_ms / 1000, UTC),
+            started_at=datetime.fromtimestamp(run.created_at_ms / 1000, UTC),
+            secrets=secrets,
         )
 
     def keep(self, compiled: Compiled) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ from agent.store.history import RunFilter, decode_cursor
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
-def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRequest:
+def run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRequest:
+    """What a run is asked for with."""
     canonical = msgspec.json.encode([request.path, msgspec.to_builtins(sent)], order="sorted")
     return RunRequest(
         scheduled_at=sent.scheduled_at,
@@ -37,6 +38,7 @@ def _run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunRe
         key=_key(request),
         body_hash=hashlib.sha256(canonical).hexdigest(),
         params=sent.params,
+        check_dependencies=isinstance(sent, s.RunBody) and sent.check_dependencies,
     )
 
 
@@ -53,7 +55,7 @@ def _key(request: web.Request) -> str:
 async def _submit(request: web.Request) -> web.Response:
     sent = await body(request, s.RunBody, optional=True)
     info = request.match_info
-    wanted = _run_request(request, sent)
+    wanted = run_request(request, sent)
     done = await face(request).service.runs.submit(info["project"], info["job"], wanted, caller(request))
     return answer(views.accepted(done), 202)
 
@@ -61,7 +63,7 @@ async def _submit(request: web.Request) -> web.Response:
 async def _submit_file(request: web.Request) -> web.Response:
     sent = await body(request, s.FileRunBody, JOBS_BODY_BYTES_MAX)
     info = request.match_info
-    wanted = _run_request(request, sent)
+    wanted = run_request(request, sent)
     file = job_file(sent.spec)
     service = face(request).service
     done = await service.runs.submit_file(info["project"], info["namespace"], file, wanted, caller(request))
@@ -161,6 +163,11 @@ async def _cancel(request: web.Request) -> web.Response:
 async def _retry(request: web.Request) -> web.Response:
     sent = await body(request, s.RetryBody, optional=True)
     run = await _find(request)
+    if sent.downstream:
+        below = await face(request).service.pipelines.retry_downstream(
+            run.id, caller(request), only_failed=sent.only_failed, assume_stopped=sent.assume_stopped
+        )
+        return answer(s.AcceptedAnswer(run=views.run(await _find(request)), index=below.index))
     done = await face(request).service.runs.retry(
         run.id, caller(request), only_failed=sent.only_failed, assume_stopped=sent.assume_stopped
     )
@@ -212,8 +219,15 @@ async def _outputs(request: web.Request) -> web.Response:
 async def _explain(request: web.Request) -> web.Response:
     await read(request, s.ReadQuery)
     asked = face(request)
-    run, explanations = await asked.service.queries.explain(request.match_info["run"], partial(silent_ms, asked))
-    return answer(s.ExplainAnswer(run=views.run(run), explanations=[views.explanation(one) for one in explanations]))
+    found = await asked.service.queries.explain(request.match_info["run"], partial(silent_ms, asked))
+    run, explanations, gates = found
+    return answer(
+        s.ExplainAnswer(
+            run=views.run(run),
+            explanations=[views.explanation(one) for one in explanations],
+            gates=[views.gate_explanation(one) for one in gates],
+        )
+    )
 
 
 async def _diff(request: web.Request) -> web.Response:

@@ -210,11 +210,15 @@ class SecretsView(View, frozen=True):
 
 
 class RunBody(Request, frozen=True):
-    """What a run is asked for with. config overrides values of the task's config; params: values of the job's own."""
+    """What a run is asked for with. config overrides values of the task's config; params: values of the job's own.
+
+    check_dependencies: it waits for what its job depends on.
+    """
 
     scheduled_at: Moment | None = None
     params: dict[str, Any] = {}
     config: Config = {}
+    check_dependencies: bool = False
 
 
 class FileRunBody(Request, frozen=True):
@@ -237,10 +241,11 @@ class CancelBody(Request, frozen=True):
 
 
 class RetryBody(Request, frozen=True):
-    """only_failed: leave what has succeeded as it is."""
+    """only_failed: leave what has succeeded as it is; downstream: with what waits for it in its pipeline."""
 
     only_failed: bool = True
     assume_stopped: bool = False
+    downstream: bool = False
 
 
 class ClearBody(Request, frozen=True):
@@ -319,8 +324,18 @@ class AuditView(View, frozen=True):
     address: str
 
 
+class GateView(View, frozen=True):
+    """What a run waits for before any of its instances. state: waiting, open, failed, skipped."""
+
+    kind: str
+    what: str
+    state: str
+    since: datetime
+    until: datetime | None
+
+
 class RunView(View, frozen=True):
-    """One execution of a job."""
+    """One execution of a job. deadline_at: null while it waits for its gates; pipeline: null = of none."""
 
     id: str
     project: str
@@ -335,10 +350,12 @@ class RunView(View, frozen=True):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    deadline_at: datetime
+    deadline_at: datetime | None
     cancelled_by: str | None
     instances: list[InstanceView]
     audit: list[AuditView]
+    pipeline: str | None = None
+    gates: list[GateView] = []
 
 
 class MetaView(View, frozen=True):
@@ -474,11 +491,29 @@ class ExplanationView(View, frozen=True):
     until: datetime | None
 
 
+class AwaitedView(View, frozen=True):
+    """A run or a tick that a run waits for. state: of the run; missing: there is none for the tick yet."""
+
+    job: str
+    run: str | None
+    scheduled_at: datetime | None
+    state: str
+
+
+class GateExplanationView(GateView, frozen=True):
+    """Why a gate is open or not. count: of what it waits for; awaited: of these at most 1000, the open ones first."""
+
+    why: str
+    count: int
+    awaited: list[AwaitedView]
+
+
 class ExplainAnswer(View, frozen=True):
-    """Why a run is where it is."""
+    """Why a run is where it is. gates: what it waits for before its instances."""
 
     run: RunView
     explanations: list[ExplanationView]
+    gates: list[GateExplanationView] = []
 
 
 class ChangeView(View, frozen=True):

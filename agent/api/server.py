@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from agent.api import auth, catalog, cluster, logs, problems, runs, sse, views
+from agent.api import auth, catalog, cluster, logs, pipelines, problems, runs, sse, views
 from agent.api.face import Face
 from agent.api.openapi import document
 from agent.api.routing import BODY_BYTES_MAX, FACE, READS, Route, catch_up, query
@@ -25,6 +25,7 @@ LARGE_BODIES_MAX: Final = 2  # held in memory at a time
 LARGE_WAIT_S: Final = 60.0
 LARGE: Final = web.AppKey("large", asyncio.Semaphore)
 HEAD_TOO: Final = frozenset({"health", "ready", "openapi"})  # load balancers ask so
+LOOKED_UP: Final = frozenset({"unknown_run", "unknown_pipeline"})  # linearizably, before they are refused
 STALE: Final = "Prime-Stale"  # milliseconds: what is told may be so old, for no leader is heard
 OPENAPI: Final = web.AppKey("openapi", bytes)
 
@@ -81,6 +82,7 @@ async def _serve_openapi(request: web.Request) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     *catalog.ROUTES,
     *runs.ROUTES,
+    *pipelines.ROUTES,
     *logs.ROUTES,
     *cluster.ROUTES,
     *auth.ROUTES,
@@ -108,7 +110,10 @@ async def _guard(request: web.Request, handler: problems.Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
-        if refusal.status != 404 or refusal.code == "unknown_run":  # that was looked up so already
+        if refusal.status != 404 or refusal.code in {
+            "unknown_run",
+            "unknown_pipeline",
+        }:  # that was looked up so already
             raise
     await catch_up(replica)  # what is not here may have come to be at another agent (P6)
     return await handler(request)

@@ -9,7 +9,8 @@ from agent.api import schema as s
 from agent.api.face import Face
 from agent.runtable.commands import InstanceEnded, InstanceStarted
 from agent.runtable.explain import Explanation
-from agent.runtable.model import Attempt, Instance, InstanceKind, Job, Project, Run
+from agent.runtable.explain_gates import GateExplanation, what_of
+from agent.runtable.model import Attempt, Gate, Instance, InstanceKind, Job, Project, Run
 from agent.service import Accepted
 from agent.spec.errors import Problem
 from consensus.messages import NONE
@@ -44,13 +45,21 @@ def run(row: Run, words: Iterable[Word] = ()) -> s.RunView:
         created_at=moment(row.created_at_ms),
         started_at=maybe(row.started_at_ms),
         finished_at=maybe(row.finished_at_ms),
-        deadline_at=moment(row.deadline_ms),
+        deadline_at=moment(row.deadline_ms) if row.begun else None,
         cancelled_by=row.cancelled_by,
         instances=[_instance(one, said.get(one.plan.name)) for one in row.instances],
         audit=[
             s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what, address=one.address)
             for one in row.audit
         ],
+        pipeline=row.pipeline or None,
+        gates=[_gate(one) for one in row.gates],
+    )
+
+
+def _gate(row: Gate) -> s.GateView:
+    return s.GateView(
+        kind=row.plan.kind, what=what_of(row), state=row.state, since=moment(row.since_ms), until=maybe(row.due_ms)
     )
 
 
@@ -159,6 +168,25 @@ def explanation(one: Explanation) -> s.ExplanationView:
         why=one.why,
         since=moment(one.since_ms),
         until=maybe(one.until_ms),
+    )
+
+
+def gate_explanation(one: GateExplanation) -> s.GateExplanationView:
+    """Why a gate is open or not."""
+    return s.GateExplanationView(
+        kind=one.kind,
+        what=one.what,
+        state=one.state,
+        why=one.why,
+        since=moment(one.since_ms),
+        until=maybe(one.until_ms),
+        count=one.count,
+        awaited=[
+            s.AwaitedView(
+                job=each.job, run=each.run_id or None, scheduled_at=maybe(each.scheduled_at_ms), state=each.state
+            )
+            for each in one.awaited
+        ],
     )
 
 

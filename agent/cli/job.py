@@ -71,6 +71,10 @@ def job() -> None:
     help="Run a spec that was never applied; - is stdin. Where it lies in no project, its project is adhoc.",
 )
 @click.option("--namespace", help="Namespace of a run with --file; else the one it lies in, else adhoc.")
+@click.option("--upstream", is_flag=True, help="With all it depends on, before it, as one pipeline.")
+@click.option("--downstream", is_flag=True, help="With all that depends on it, after it.")
+@click.option("--pipeline", is_flag=True, help="With both.")
+@click.option("--check-dependencies", is_flag=True, help="Wait for what the job depends on; else it begins at once.")
 @click.option("--wait", is_flag=True, help="Wait for the end; the run's result is the exit code.")
 @click.option("--follow", is_flag=True, help="Show states and output until the end; the result is the exit code.")
 @project_option
@@ -85,29 +89,50 @@ def run(
     param: tuple[str, ...],
     file: Path | None,
     namespace: str | None,
-    wait: bool,  # noqa: FBT001  click gives flags so
+    upstream: bool,  # noqa: FBT001  click gives flags so
+    downstream: bool,  # noqa: FBT001
+    pipeline: bool,  # noqa: FBT001
+    check_dependencies: bool,  # noqa: FBT001
+    wait: bool,  # noqa: FBT001
     follow: bool,  # noqa: FBT001
     project: str | None,
     form: str,
 ) -> None:
-    """Run a job now. Prints the run's id and waits for nothing, unless told to."""
-    from agent.client import Unreachable, path
+    """Run a job now, alone or with those around it. Prints the run's id and waits for nothing, unless told to."""
+    from agent.cli import pipeline as pipelines
+    from agent.client import path
 
     if (name is None) == (file is None):
         fail("name a job, or a spec with --file: one of the two", USAGE)
     body: dict[str, Any] = {"config": _pairs(config), "params": _params(param)}
     if at is not None:
         body["scheduled_at"] = moment(at, "--at")
+    scope = pipelines.scope_of(upstream=upstream, downstream=downstream, pipeline=pipeline)
     if file is not None:
+        if scope is not None or check_dependencies:
+            fail("a spec with --file runs alone and at once: apply it to run it with those around it", USAGE)
         body["spec"], in_namespace, in_project = _adhoc(file)
         project = project or in_project
         where = path("projects", project, "namespaces", namespace or in_namespace, "runs")
     else:
         assert name is not None
-        where = path("projects", project_name(project), "jobs", name, "runs")
+        where = path("projects", project_name(project), "jobs", name, "runs" if scope is None else "pipelines")
+        body |= {"check_dependencies": True} if check_dependencies else {}
+        body |= {"scope": scope} if scope is not None else {}
+    answer = _ask_once(client, where, body, request_id)
+    if scope is not None:
+        pipelines.after_submit(client, answer["pipeline"], wait=wait, follow=follow, form=form)
+    else:
+        _after_submit(client, answer["run"], wait=wait, follow=follow, form=form)
+
+
+def _ask_once(client: Client, where: str, body: dict[str, Any], request_id: str | None) -> dict[str, Any]:
+    """Ask for a run or a pipeline, and say what is to be known of it. Asked again, it is the same one (P2)."""
+    from agent.client import Unreachable
+
     key = _key(request_id)
     try:
-        answer = client.post(where, body, key=key)
+        answer: dict[str, Any] = client.post(where, body, key=key)
     except Unreachable as error:
         if request_id is None:
             raise Unreachable(f"{error}. To ask again without running it twice, add --request-id {key}") from error
@@ -115,7 +140,7 @@ def run(
     show_applied(answer)
     if answer["duplicate"]:
         output.note("note: this was asked for before; it is the run of then")
-    _after_submit(client, answer["run"], wait=wait, follow=follow, form=form)
+    return answer
 
 
 def _key(given: str | None) -> str:
@@ -258,6 +283,38 @@ def apply(client: Client, where: Path, form: str) -> None:
 
 
 @job.command()
+@click.argument("name", required=False, shell_complete=applied_jobs)
+@click.option("--upstream", is_flag=True, help="Only what it depends on.")
+@click.option("--downstream", is_flag=True, help="Only what depends on it.")
+@project_option
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["ascii", "mermaid", "dot", "json"]),
+    default="ascii",
+    help="How to show it.",
+)
+@online
+def graph(client: Client, name: str | None, upstream: bool, downstream: bool, project: str | None, form: str) -> None:  # noqa: FBT001
+    """Which applied jobs depend on which: those of a project, or those around one job."""
+    from agent.cli import graph as drawn
+    from agent.client import path
+
+    if name is None and (upstream or downstream):
+        fail("--upstream and --downstream are of a job: name it", USAGE)
+    answer = client.get(
+        path("projects", project_name(project), "graph"), job=name, upstream=upstream, downstream=downstream
+    )
+    if form == "json":
+        output.show_json(answer)
+        return
+    click.echo({"ascii": drawn.ascii_tree, "mermaid": drawn.mermaid, "dot": drawn.dot}[form](answer))
+    if answer["truncated"]:
+        output.note("there are more jobs than are shown: name one, with --upstream or --downstream")
+
+
+@job.command()
 @click.argument("name", shell_complete=applied_jobs)
 @click.option("--namespace", help="Its namespace; else where it is.")
 @project_option
@@ -363,8 +420,8 @@ def next_(name: str, after: str | None, number: int, form: str) -> None:
     """Show the next ticks of a job's schedule; none where it has no schedule. Needs no agent."""
     from datetime import UTC, datetime
 
-    from agent.offline import next_ticks
     from agent.spec.compile import rfc3339
+    from agent.spec.ticks import next_ticks
 
     moment = datetime.now(UTC) if after is None else read_moment(after, "--after")
     folder, _found, spec = _find(name)

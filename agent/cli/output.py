@@ -117,6 +117,11 @@ def show_run(run: Mapping[str, Any], params: Mapping[str, Any] | None = None) ->
     asked = f"{run['origin']} by {run['requested_by']} via {run['via']} at {_cell(run['created_at'])}"
     took = duration(run["started_at"], run["finished_at"])
     click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {asked}" + (f", took {took}" if took else ""))
+    if run.get("pipeline"):
+        click.echo(f"of pipeline {run['pipeline']}")
+    for gate in run.get("gates", ()):
+        if gate["state"] != "open":
+            click.echo(f"{'waits for' if gate['state'] == 'waiting' else 'ended by'} {CONTROL.sub('?', gate['what'])}")
     if params:
         click.echo("params: " + ", ".join(f"{name}={json.dumps(value)}" for name, value in params.items()))
     if run["instances"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from agent.cli import output
+from agent.cli import pipeline as pipelines
 from agent.cli.common import REFUSED, RUN_FAILED, USAGE, WENT_WELL, fail, format_option, moment, online
 from agent.cli.complete import applied_jobs, run_ids
 from agent.cli.lazy import LazyGroup
@@ -22,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 STATES: Final = ("queued", "running", "success", "failed", "cancelled", "skipped", "upstream_failed")
 ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test", "external")
 FILTERS: Final = ("project", "namespace", "job", "state", "origin", "since", "until", "cursor")
-IDS: Final = "The id of a run may be shortened to its first 4 characters or more."
+IDS: Final = "The id of a run may be shortened to its first 4 characters or more. p-... is a pipeline's."
 LAST: Final[dict[str, dict[str, str]]] = {
     "last": {},
     "last_failure": {"state": "failed"},
@@ -57,12 +58,18 @@ run.add_command(import_run)
 @click.option("--last", is_flag=True, help="Only the newest of them.")
 @click.option("--last-failure", is_flag=True, help="Only the newest that failed.")
 @click.option("--last-manual", is_flag=True, help="Only the newest that somebody asked for.")
+@click.option("--pipeline", help="Those of this one, each after those that it waits for.", metavar="ID")
 @format_option
 @online
-def list_runs(client: Client, form: str, **wanted: Any) -> None:
+def list_runs(client: Client, form: str, pipeline: str | None, **wanted: Any) -> None:
     """Runs, newest first."""
     from agent.client import path
 
+    if pipeline is not None:
+        if any(wanted[key] for key in FILTERS):
+            fail("--pipeline lists all runs of that one: it goes with no other filter", USAGE)
+        pipelines.get(client, pipeline.lower(), form)
+        return
     only = _only_last(wanted)
     for key in ("since", "until"):
         if wanted[key] is not None:
@@ -116,9 +123,12 @@ def _only_last(wanted: dict[str, Any]) -> bool:
 @format_option
 @online
 def show(client: Client, run_id: str, form: str) -> None:
-    """A run with its instances, their attempts, and who did what to it."""
+    """A run with its instances, their attempts, and who did what to it; or a pipeline with its runs."""
     from agent.client import path
 
+    if pipelines.is_pipeline(run_id):
+        pipelines.get(client, run_id, form)
+        return
     answer = client.get(path("runs", run_id))
     if form == "json":
         output.show_json(answer)
@@ -152,6 +162,7 @@ def logs(
     from agent.cli.follow import follow_instance, follow_run
     from agent.client import path
 
+    pipelines.only_runs(run_id, "logs")
     if follow and tail is not None:
         fail("--tail and --follow do not go together", USAGE)
     run = client.get(path("runs", run_id))["run"]
@@ -203,24 +214,41 @@ assume_stopped_option = click.option(
 @format_option
 @online
 def cancel(client: Client, run_id: str, teardown: bool, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
-    """End a run early. What runs is stopped first; then its teardown hooks run."""
+    """End a run or a pipeline early. What runs is stopped first; then its teardown hooks run."""
     from agent.client import path
 
     body = {"assume_stopped": assume_stopped, "teardown": teardown}
+    if pipelines.is_pipeline(run_id):
+        pipelines.change(client, run_id, "cancel", body, "is being cancelled", form)
+        return
     _after(client.post(path("runs", run_id, "cancel"), body), form, "is being cancelled")
 
 
 @run.command(epilog=IDS)
 @run_argument
 @click.option("--all", "everything", is_flag=True, help="Run again also what has succeeded.")
+@click.option("--downstream", is_flag=True, help="With what waits for it in its pipeline, and did not succeed.")
 @assume_stopped_option
 @format_option
 @online
-def retry(client: Client, run_id: str, everything: bool, assume_stopped: bool, form: str) -> None:  # noqa: FBT001
-    """Run again what did not succeed. What was made before stays."""
+def retry(
+    client: Client,
+    run_id: str,
+    everything: bool,  # noqa: FBT001  click gives flags so
+    downstream: bool,  # noqa: FBT001
+    assume_stopped: bool,  # noqa: FBT001
+    form: str,
+) -> None:
+    """Run again what did not succeed, of a run or a pipeline. What was made before stays."""
     from agent.client import path
 
     body = {"only_failed": not everything, "assume_stopped": assume_stopped}
+    if pipelines.is_pipeline(run_id):
+        if downstream:
+            fail("a pipeline is retried with all that is below what failed: --downstream is for a run", USAGE)
+        pipelines.change(client, run_id, "retry", body, "runs again", form)
+        return
+    body |= {"downstream": True} if downstream else {}
     _after(client.post(path("runs", run_id, "retry"), body), form, "runs again")
 
 
@@ -246,6 +274,7 @@ def clear(
     """Run instances again, whatever became of them."""
     from agent.client import path
 
+    pipelines.only_runs(run_id, "clear")
     body = {
         "instances": list(instance),
         "task": task,
@@ -274,6 +303,7 @@ def mark(
     """Give what is unfinished in a run a result by hand. What runs is stopped first."""
     from agent.client import path
 
+    pipelines.only_runs(run_id, "mark")
     body = {"instance": instance, "state": state, "assume_stopped": assume_stopped}
     answer = client.post(path("runs", run_id, "mark"), body)
     _after(answer, form, f"has {instance or 'all that was unfinished'} marked {state}")
@@ -291,6 +321,7 @@ def diff(client: Client, run_id: str, against: str | None, form: str) -> None:
     """
     from agent.client import path
 
+    pipelines.only_runs(run_id, "diff")
     answer = client.get(path("runs", run_id, "diff"), against=against)
     if form == "json":
         output.show_json(answer)
@@ -345,6 +376,7 @@ def assets(client: Client, run_id: str, instance: str | None, attempt: int | Non
     """What exactly was rendered for an attempt, secrets as ***."""
     from agent.client import path
 
+    pipelines.only_runs(run_id, "assets")
     answer = client.get(path("runs", run_id, "assets"), instance=instance, attempt=attempt)
     if form == "json":
         output.show_json(answer)
@@ -404,6 +436,7 @@ def explain(client: Client, run_id: str, form: str) -> None:
     """Why a run is where it is: what each instance waits for, since when and until when."""
     from agent.client import path
 
+    pipelines.only_runs(run_id, "explain")
     answer = client.get(path("runs", run_id, "explain"))
     if form == "json":
         output.show_json(answer)
@@ -412,6 +445,7 @@ def explain(client: Client, run_id: str, form: str) -> None:
         output.note("it was not run here: another scheduler ran it, and this is how that was reported to have ended")
     rows = [(one["instance"], one["state"], one["since"], one["until"], one["why"]) for one in answer["explanations"]]
     output.table(["INSTANCE", "STATE", "SINCE", "UNTIL", "WHY"], rows)
+    pipelines.show_gates(answer["gates"])
 
 
 @run.command(epilog=IDS)
@@ -419,9 +453,12 @@ def explain(client: Client, run_id: str, form: str) -> None:
 @format_option
 @online
 def wait(client: Client, run_id: str, form: str) -> None:
-    """Wait for the end; the run's result is the exit code."""
+    """Wait for the end of a run or a pipeline; its result is the exit code."""
     from agent.cli.follow import wait_for_run
 
+    if pipelines.is_pipeline(run_id):
+        pipelines.end(pipelines.wait_for_pipeline(client, run_id), form)
+        return
     final = wait_for_run(client, run_id)
     if form == "json":
         output.show_json({"run": final})

@@ -11,43 +11,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import agents, catalog, importing, lifecycle, limits
+from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, limits, operators
 from agent.runtable import commands as c
-from agent.runtable.deadlines import FINISHED, INSTANCE, REQUEST, RUN
+from agent.runtable.deadlines import FINISHED, GATE, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import (
     Attempt,
     AttemptState,
-    Audit,
     Instance,
-    InstanceKind,
-    InstancePlan,
     InstanceState,
-    Origin,
     Reason,
     Request,
     Run,
     RunState,
-    tick_key,
 )
+from agent.runtable.operators import find
 from agent.runtable.placement import fits, takes
 from agent.runtable.pools import Rooms
-from agent.runtable.table import DERIVED_TICK_ORIGINS, Table, unpack_run
+from agent.runtable.table import Table
 from agent.runtable.waiting import need_of
 
 FIRED_MAX: Final = 1000  # deadlines by one AdvanceTime; the rest fires with the next (P12)
 REQUEST_AGAIN_MS: Final = 3_600_000
-ASSUMED: Final = ", assumed stopped"  # of an operator's command, in the audit
-ORDER: Final = {InstanceKind.SETUP: 0, InstanceKind.FAIL: 2, InstanceKind.TEARDOWN: 3}  # the rest: 1
-MARKS: Final = frozenset({InstanceState.SUCCESS, InstanceState.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What a command did.
 
-    code: "ok"; "duplicate" (run_id is the run that the first request got); else why nothing was changed, a word of
-    `REFUSALS`.  finished: runs that ended by it, in order.
+    code: "ok"; "duplicate" (run_id is the run or pipeline that the first request got); else why nothing was changed, a
+    word of `REFUSALS`.  finished: runs that ended by it, in order.
     """
 
     index: int
@@ -79,6 +72,11 @@ REFUSALS: Final = {
     "unknown_token": "no such token",
     "too_many_tokens": "there are as many tokens as there may be; delete one first",
     "unknown_run": "no such run",
+    "unknown_pipeline": "no such pipeline",
+    "unknown_gate": "the run has no such gate",
+    "too_many_gates": "the run waits for more than it may",
+    "dependency_circle": "jobs would depend on each other in a circle",
+    "pipeline_final": "all runs of the pipeline have ended",
     "unknown_instance": "the run has no such instance",
     "invalid": "the command contradicts itself",
     "idempotency_conflict": "the same key was used for another request",
@@ -106,16 +104,23 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
     if command is None:
         return Applied(index, "undecodable")
     table.rows.time_ms = max(table.rows.time_ms, command.time_ms)
-    if isinstance(command, c.SubmitRun):
-        return _submit(table, index, command)
+    return _carry_out(table, index, command)
+
+
+def _carry_out(table: Table, index: int, command: c.AnyCommand) -> Applied:
+    if isinstance(command, c.SubmitRun | c.SubmitPipeline):
+        code, answer, touched = accepting.submit(table, command)
+        return Applied(index, code, answer, _touch(table, *touched))
     if isinstance(command, c.AdvanceTime):
         return Applied(index, finished=_advance(table))
     if isinstance(command, c.ImportRun):
-        return Applied(index, *importing.import_run(table, command))
-    if isinstance(command, c.AgentUp):
-        return _touch_all(table, index, agents.agent_up(table, command))
-    if isinstance(command, c.AgentLost):
-        return _touch_all(table, index, agents.agent_lost(table, command))
+        code, run_id, finished = importing.import_run(table, command)
+        waiters = [one for ended in finished for one in table.awaiting.waiters(ended.run)]
+        return Applied(index, code, run_id, (*finished, *_touch(table, *waiters)))
+    several = SEVERAL.get(type(command))
+    if several is not None:
+        code, run_ids = several(table, command)
+        return Applied(index, code, finished=_touch(table, *run_ids))
     code = HANDLERS[type(command)](table, command)
     run_id = getattr(command, "run_id", "")
     return Applied(index, code, run_id, _touch(table, run_id))
@@ -124,107 +129,32 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
 def _touch(table: Table, *run_ids: str) -> tuple[FinishedRun, ...]:
     """After a command on runs: decide what it readies, count their size, end those that are over.
 
-    A run that ends may leave its place to others, which are looked at in turn: each ends once at most.
+    What ends leaves its place to others of its job, and may be what others wait for: these are looked at in turn, also
+    for what ends by that. Bounded: no run ends twice by one command. Returns all that have ended, in order.
     """
     finished: list[FinishedRun] = []
     todo = list(run_ids)
-    for run_id in todo:
+    for run_id in todo:  # grows meanwhile
         run = table.rows.runs.get(run_id)
         if run is None:
             continue
+        gates.settle(table, run)
         lifecycle.settle(table, run)
         ended = lifecycle.finish_if_over(table, run)
         if ended is not None:
             finished.append(ended)
             todo += limits.begin(table, limits.job_of(run))
+            todo += table.awaiting.waiters(run)
         else:
             table.size(f"run/{run_id}", run)
     return tuple(finished)
 
 
-def _touch_all(table: Table, index: int, touched: agents.Touched) -> Applied:
-    code, run_ids = touched
-    return Applied(index, code, finished=_touch(table, *run_ids))
-
-
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def _submit(table: Table, index: int, cmd: c.SubmitRun) -> Applied:
-    rows = table.rows
-    known = rows.requests.get(cmd.request) if cmd.request else None
-    if known is not None:  # P2
-        if known.body_hash != cmd.body_hash:
-            return Applied(index, "idempotency_conflict", known.run_id)
-        return Applied(index, "duplicate", known.run_id)
-    tick = tick_key(cmd.project, cmd.job, cmd.scheduled_at_ms, cmd.origin)
-    if cmd.origin in DERIVED_TICK_ORIGINS and tick in rows.ticks:
-        return Applied(index, "duplicate", rows.ticks[tick])
-    run = _new_run(table, cmd)
-    code = _refuse_submit(table, cmd, run)
-    if code is not None:
-        return Applied(index, code, cmd.run_id)
-    touched = limits.accept(table, run, cmd.requested_by, cmd.via)
-    if cmd.origin in DERIVED_TICK_ORIGINS:
-        rows.ticks[tick] = cmd.run_id
-    if cmd.request:
-        rows.requests[cmd.request] = Request(cmd.body_hash, cmd.run_id, rows.time_ms + cmd.keep_ms)
-        table.deadlines.add_request(cmd.request)
-    return Applied(index, "ok", cmd.run_id, _touch(table, *touched))
-
-
-def _refuse_submit(table: Table, cmd: c.SubmitRun, run: Run) -> str | None:
-    rows = table.rows
-    if cmd.run_id in rows.runs or cmd.run_id in rows.finished:
-        return "exists"
-    if cmd.project not in rows.projects:
-        return "unknown_project"
-    if cmd.origin is Origin.EXTERNAL:  # it is no run of this cluster's
-        return "invalid"
-    if not _well_formed(cmd.instances) or min(cmd.timeout_ms, cmd.queue_timeout_ms, cmd.keep_ms) <= 0:
-        return "invalid"
-    if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
-        return "table_full"  # P12
-    if cmd.request and len(rows.requests) >= rows.limits.requests_max:
-        return "table_full"
-    return "line_full" if limits.line_is_full(table, run) else None
-
-
-def _well_formed(plans: tuple[InstancePlan, ...]) -> bool:
-    """At least one instance, unique names, `after` naming earlier ones, kinds in order: so one pass settles a run."""
-    earlier: set[str] = set()
-    for plan in plans:
-        if plan.name in earlier or not earlier.issuperset(plan.after):
-            return False
-        earlier.add(plan.name)
-    order = [ORDER.get(plan.kind, 1) for plan in plans]
-    return bool(earlier) and order == sorted(order)
-
-
-def _new_run(table: Table, cmd: c.SubmitRun) -> Run:
-    now_ms = table.rows.time_ms
-    return Run(
-        id=cmd.run_id,
-        project=cmd.project,
-        namespace=cmd.namespace,
-        job=cmd.job,
-        scheduled_at_ms=cmd.scheduled_at_ms,
-        origin=cmd.origin,
-        requested_by=cmd.requested_by,
-        via=cmd.via,
-        bundle=cmd.bundle,
-        created_at_ms=now_ms,
-        deadline_ms=now_ms + cmd.timeout_ms,
-        timeout_ms=cmd.timeout_ms,
-        queue_timeout_ms=cmd.queue_timeout_ms,
-        instances=[Instance(plan, since_ms=now_ms) for plan in cmd.instances],
-        max_active=cmd.max_active,
-        overlap=cmd.overlap,
-    )
-
-
 def _assign(table: Table, cmd: c.Assign) -> str:
-    found = _find(table, cmd.run_id, cmd.instance)
+    found = find(table, cmd.run_id, cmd.instance)
     if isinstance(found, str):
         return found
     run, instance = found
@@ -252,7 +182,7 @@ Word = c.InstanceStarted | c.InstanceEnded
 
 def _owned(table: Table, cmd: Word) -> tuple[Run, Instance, Attempt] | str:
     """The open attempt that `cmd` speaks of, if it comes from its owner and is not a repetition."""
-    found = _find(table, cmd.run_id, cmd.instance)
+    found = find(table, cmd.run_id, cmd.instance)
     if isinstance(found, str):
         return found
     run, instance = found
@@ -301,122 +231,6 @@ def _note(run: Run, attempt: Attempt, cmd: Word, started_at_ms: int | None) -> N
         run.started_at_ms = started_at_ms
 
 
-def _cancel(table: Table, cmd: c.CancelRun) -> str:
-    run = table.rows.runs.get(cmd.run_id)
-    if run is None:
-        return "run_final" if cmd.run_id in table.rows.finished else "unknown_run"
-    unheard = any(instance.state is InstanceState.UNKNOWN for instance in run.instances)
-    if unheard and not cmd.assume_stopped:
-        return "not_proven_stopped"
-    more = cmd.teardown and run.teardown_until_ms != 0
-    if unheard or more or run.cancelled_by is None:
-        run.cancelled_by = run.cancelled_by or cmd.who  # the first; the audit has them all
-        what = "cancel, with its teardown" if cmd.teardown else "cancel"
-        _audit(table, run, cmd, f"{what}{ASSUMED if unheard else ''}")
-        lifecycle.end_early(table, run, Reason.CANCELLED, teardown=cmd.teardown)
-    return "ok"
-
-
-def _mark(table: Table, cmd: c.MarkInstance) -> str:
-    found = _to_mark(table, cmd)
-    if isinstance(found, str):
-        return found
-    run, chosen = found
-    if cmd.state not in MARKS:
-        return "invalid"
-    if run.ending:
-        return "run_ending"
-    chosen = [instance for instance in chosen if not instance.final]
-    if not chosen:
-        return "instance_final"
-    unheard = any(instance.state is InstanceState.UNKNOWN for instance in chosen)
-    if unheard and not cmd.assume_stopped:
-        return "not_proven_stopped"
-    _audit(table, run, cmd, f"mark {cmd.instance or 'all unfinished'} {cmd.state}{ASSUMED if unheard else ''}")
-    for instance in chosen:
-        if instance.open_attempt is None:
-            lifecycle.enter(table, run, instance, cmd.state, Reason.MARKED)
-        else:
-            instance.mark = cmd.state
-            lifecycle.stop(table, run, (instance,), Reason.MARKED)
-    return "ok"
-
-
-def _to_mark(table: Table, cmd: c.MarkInstance) -> tuple[Run, list[Instance]] | str:
-    run = table.rows.runs.get(cmd.run_id)
-    if run is not None and not cmd.instance:
-        return run, run.instances
-    found = _find(table, cmd.run_id, cmd.instance)
-    return found if isinstance(found, str) else (found[0], [found[1]])
-
-
-def _clear(table: Table, cmd: c.ClearRun) -> str:
-    run = table.rows.runs.get(cmd.run_id)
-    if run is None:
-        return _clear_finished(table, cmd)
-    return _clear_instances(table, run, cmd)
-
-
-def _clear_finished(table: Table, cmd: c.ClearRun) -> str:
-    """Bring a finished run back: the command carries its record, since the table kept only a small row (P4)."""
-    rows = table.rows
-    row = rows.finished.get(cmd.run_id)
-    if row is None:
-        return "unknown_run"
-    run = unpack_run(cmd.record)
-    if run is None or run.id != cmd.run_id or not run.final or row.index != cmd.ended_index:
-        return "stale"
-    if len(rows.runs) >= rows.limits.runs_max or table.bytes_used >= rows.limits.bytes_max:
-        return "table_full"
-    code = _refuse_clear(run, cmd)
-    if code is not None:
-        return code
-    if limits.line_is_full(table, run, returns=True):
-        return "line_full"
-    del rows.finished[cmd.run_id]
-    run.reason, run.finished_at_ms, run.cancelled_by, run.teardown_until_ms = None, None, None, None
-    limits.bring_back(table, run)
-    return _clear_instances(table, run, cmd)
-
-
-def _refuse_clear(run: Run, cmd: c.ClearRun) -> str | None:
-    chosen = [run.instance(name) for name in cmd.instances]
-    if not chosen or None in chosen:
-        return "unknown_instance"
-    unproven = any(one is not None and one.unproven for one in chosen)
-    return "not_proven_stopped" if unproven and not cmd.assume_stopped else None
-
-
-def _clear_instances(table: Table, run: Run, cmd: c.ClearRun) -> str:
-    code = _refuse_clear(run, cmd)
-    if code is not None:
-        return code
-    if run.ending:
-        return "run_ending"
-    chosen = [instance for instance in run.instances if instance.plan.name in cmd.instances]
-    if not all(instance.final for instance in chosen):
-        return "not_final"
-    assumed = any(instance.unproven for instance in chosen)
-    _audit(table, run, cmd, f"{cmd.what} {' '.join(cmd.instances)}{ASSUMED if assumed else ''}")
-    for instance in chosen:
-        instance.clears = len(instance.attempts)
-        instance.mark = None
-        lifecycle.enter(table, run, instance, InstanceState.PENDING)
-    return "ok"
-
-
-def _find(table: Table, run_id: str, name: str) -> tuple[Run, Instance] | str:
-    run = table.rows.runs.get(run_id)
-    if run is None:
-        return "run_final" if run_id in table.rows.finished else "unknown_run"
-    instance = run.instance(name)
-    return "unknown_instance" if instance is None else (run, instance)
-
-
-def _audit(table: Table, run: Run, cmd: c.CancelRun | c.ClearRun | c.MarkInstance, what: str) -> None:
-    run.audit.append(Audit(table.rows.time_ms, cmd.who, cmd.via, what, cmd.address))
-
-
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +248,9 @@ def _advance(table: Table) -> tuple[FinishedRun, ...]:
             finished += _instance_due(table, key, name)
         elif kind == REQUEST:
             _request_due(table, key)
+        elif kind == GATE:
+            gates.time_out(table, table.rows.runs[key], int(name))
+            finished += _touch(table, key)
         else:
             assert kind == FINISHED
             table.forget_finished(key)
@@ -467,15 +284,25 @@ def _instance_due(table: Table, run_id: str, name: str) -> tuple[FinishedRun, ..
 
 
 def _request_due(table: Table, key: str) -> None:
-    """A request is remembered its time, and as long as its run (P2): while that is there it is looked at again."""
+    """A request is remembered its time, and as long as its runs (P2): while one is there it is looked at again."""
     rows = table.rows
     request = rows.requests[key]
-    if request.run_id in rows.runs:
+    if request.run_id in rows.runs or not table.pipelines.get(request.run_id, set()).isdisjoint(rows.runs):
         rows.requests[key] = Request(request.body_hash, request.run_id, rows.time_ms + REQUEST_AGAIN_MS)
         table.deadlines.add_request(key)
     else:
         del rows.requests[key]
 
+
+SEVERAL: Final = cast(
+    "dict[type[c.AnyCommand], Callable[[Table, c.AnyCommand], tuple[str, tuple[str, ...]]]]",
+    {
+        c.AgentUp: agents.agent_up,
+        c.AgentLost: agents.agent_lost,
+        c.CancelPipeline: operators.cancel_pipeline,
+        c.ClearRuns: operators.clear_runs,
+    },
+)  # whose code comes with the runs that were touched
 
 HANDLERS: Final = cast(
     "dict[type[c.AnyCommand], Handler]",
@@ -496,8 +323,9 @@ HANDLERS: Final = cast(
         c.Assign: _assign,
         c.InstanceStarted: _started,
         c.InstanceEnded: _ended,
-        c.CancelRun: _cancel,
-        c.ClearRun: _clear,
-        c.MarkInstance: _mark,
+        c.CancelRun: operators.cancel,
+        c.ClearRun: operators.clear,
+        c.MarkInstance: operators.mark,
+        c.GateAnswered: gates.answered,
     },
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from agent.runtable import commands as c
+from agent.runtable.dependencies import circle, edges_of
 from agent.runtable.model import FrozenRow, Namespace, Project, Row, secret_key
 from agent.runtable.table import Table
 
@@ -59,6 +60,9 @@ def put_jobs(table: Table, cmd: c.PutJobs) -> str:
         known = jobs.get(name)
         if known is not None and known.namespace != job.namespace:
             return "exists"
+    new = {(cmd.project, name): job for name, job in cmd.jobs.items()}
+    if circle(edges_of(table.rows.jobs, new), new) is not None:
+        return "dependency_circle"
     code = _put(table, f"job/{cmd.project}", jobs, cmd.jobs)
     if code == "ok":
         for job in cmd.jobs.values():

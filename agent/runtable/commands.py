@@ -15,9 +15,11 @@ from typing import Final, get_args
 
 import msgspec
 
+from agent.runtable.gate_rows import GatePlan
 from agent.runtable.model import (
     Agent,
     Count,
+    FrozenRow,
     InstancePlan,
     InstanceState,
     Job,
@@ -165,6 +167,7 @@ class SubmitRun(Command, frozen=True):
     request: the scoped key of the request, "" = none; body_hash: of its body; keep_ms: how long the key is remembered.
     bundle: hash of the blob with all the run needs, durable before this is proposed.
     max_active, overlap: its job's limits, by which it is judged; 0 or ALLOW = none.
+    gates: what it waits for; a run gate names a run that is there.
     """
 
     run_id: str
@@ -184,6 +187,39 @@ class SubmitRun(Command, frozen=True):
     instances: tuple[InstancePlan, ...]
     max_active: Count = 0
     overlap: Overlap = Overlap.ALLOW
+    gates: tuple[GatePlan, ...] = ()
+
+
+class PipelineRun(FrozenRow, frozen=True):
+    """One run of a pipeline. Its fields are those of `SubmitRun`; a run gate may name a run that stands before it."""
+
+    run_id: str
+    project: str
+    namespace: str
+    job: str
+    bundle: str
+    timeout_ms: Count
+    queue_timeout_ms: Count
+    instances: tuple[InstancePlan, ...]
+    gates: tuple[GatePlan, ...] = ()
+    max_active: Count = 0
+    overlap: Overlap = Overlap.ALLOW
+
+
+class SubmitPipeline(Command, frozen=True):
+    """Accept the runs of a pipeline, all of them or none. The rest is as in `SubmitRun`; its request gets the pipeline.
+
+    scheduled_at_ms: of all its runs.
+    """
+
+    pipeline: str
+    scheduled_at_ms: Count
+    requested_by: str
+    via: str
+    request: str
+    body_hash: str
+    keep_ms: Count
+    runs: tuple[PipelineRun, ...]
 
 
 class Assign(Command, frozen=True):
@@ -267,6 +303,50 @@ class ClearRun(Command, frozen=True):
     address: str = ""
 
 
+class CancelPipeline(Command, frozen=True):
+    """End all runs of a pipeline early, all at once: none fails for another's end. The rest is as in `CancelRun`."""
+
+    pipeline: str
+    who: str
+    via: str
+    assume_stopped: bool = False
+    teardown: bool = False
+    address: str = ""
+
+
+class ClearedRun(FrozenRow, frozen=True):
+    """A finished run that is brought back. Its fields are those of `ClearRun`."""
+
+    run_id: str
+    instances: tuple[str, ...]
+    record: bytes
+    ended_index: Count
+
+
+class ClearRuns(Command, frozen=True):
+    """Bring finished runs back, all of them or none. Those that waited for others of them wait for these again."""
+
+    runs: tuple[ClearedRun, ...]
+    who: str
+    via: str
+    what: str
+    assume_stopped: bool = False
+    address: str = ""
+
+
+class GateAnswered(Command, frozen=True):
+    """How a request of an http gate was answered.
+
+    gate: its place among the run's.  asked: how many were answered before.  met: whether it opens the gate.
+    """
+
+    run_id: str
+    gate: Count
+    asked: Count
+    met: bool
+    message: str
+
+
 class MarkInstance(Command, frozen=True):
     """Give an unfinished instance a result by hand; instance "" = all of the run. What runs is stopped first.
 
@@ -327,6 +407,10 @@ AnyCommand = (
     | ClearRun
     | MarkInstance
     | AdvanceTime
+    | SubmitPipeline
+    | CancelPipeline
+    | ClearRuns
+    | GateAnswered
     | ImportRun
 )
 

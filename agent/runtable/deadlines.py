@@ -15,19 +15,19 @@ from typing import Final
 from agent.runtable.model import FinishedRow, Instance, Run, TableImage
 
 # Kinds of deadlines, in the order in which they fire when they fall together.
-RUN, INSTANCE, REQUEST, FINISHED = range(4)
-Deadline = tuple[int, int, str, str]  # due_ms, kind, run id or key, instance name
+RUN, INSTANCE, REQUEST, FINISHED, GATE = range(5)
+Deadline = tuple[int, int, str, str]  # due_ms, kind, run id or key, instance name or place of a gate
 
 SPARE: Final = 1024
 
 
 class Deadlines:
-    """The deadlines of runs, instances, remembered requests and the small rows of finished runs."""
+    """The deadlines of runs, their gates and instances, remembered requests and the small rows of finished runs."""
 
     def __init__(self, rows: TableImage) -> None:
         """rows: the table's; they are read here, and `apply` changes them."""
         self._rows = rows
-        self._work: list[Deadline] = []  # a heap, of runs and instances
+        self._work: list[Deadline] = []  # a heap, of runs, gates and instances
         self._work_max = SPARE
         self._requests: list[Deadline] = []  # a heap: one for each request, which goes by its deadline alone
         self._finished: deque[tuple[int, str]] = deque()  # (finished_at_ms, run id): time never goes back
@@ -55,6 +55,12 @@ class Deadlines:
         """The state of an instance has a deadline, or none."""
         if instance.due_ms is not None:
             self._add((instance.due_ms, INSTANCE, run.id, instance.plan.name))
+
+    def add_gate(self, run: Run, number: int) -> None:
+        """A gate waits until then, or as long as its run does."""
+        due_ms = run.gates[number].due_ms
+        if due_ms is not None:
+            self._add((due_ms, GATE, run.id, str(number)))
 
     def _add(self, deadline: Deadline) -> None:
         heapq.heappush(self._work, deadline)
@@ -118,5 +124,7 @@ class Deadlines:
             return False
         if kind == RUN:
             return run.end_due_ms == due_ms
+        if kind == GATE:
+            return int(name) < len(run.gates) and run.gates[int(name)].due_ms == due_ms
         instance = run.instance(name)
         return instance is not None and instance.due_ms == due_ms

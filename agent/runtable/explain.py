@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
+from agent.runtable.explain_gates import gate_sentence
 from agent.runtable.explain_limits import why_held, why_no_room
 from agent.runtable.lifecycle import as_seen, tries
 from agent.runtable.model import Agent, Instance, InstanceKind, InstanceState, Reason, Run, TriggerRule
@@ -138,6 +139,9 @@ def _why(table: Table, run: Run, instance: Instance) -> str:
 
 
 def _why_final(run: Run, instance: Instance) -> str:
+    shut_by = run.shut_by
+    if shut_by is not None and not instance.attempts and not instance.reason:
+        return f"not started: {gate_sentence(shut_by)}"
     if instance.state is InstanceState.UPSTREAM_FAILED:
         return f"not started: {_by_rule(run, instance)}"
     if instance.state is InstanceState.SKIPPED and not instance.message:
@@ -163,6 +167,9 @@ def _comes_before(one: Instance, instance: Instance) -> bool:
 
 
 def _why_pending(run: Run, instance: Instance) -> str:
+    if not run.begun:
+        waiting = sum(gate.waits for gate in run.gates)
+        return f"waits for what its run waits for: {waiting} of {len(run.gates)} gates are not open yet"
     if instance.plan.kind is InstanceKind.FAIL:
         return "waits for a failure of the hooks and the task before it"
     awaited = [one.plan.name for one in run.instances if not one.final and _comes_before(one, instance)]

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from agent.runtable import limits
 from agent.runtable.deadlines import SPARE
+from agent.runtable.gate_invariants import check_gates
 from agent.runtable.model import (
     INSTANCE_FINAL,
     Attempt,
@@ -32,6 +33,7 @@ def check(table: Table) -> None:
     for run_id, run in rows.runs.items():
         assert run.id == run_id, run_id
         _check_run(run)
+        check_gates(table, run)
         for instance in run.instances:
             _check_owner(rows, run, instance)
         assert run_id not in rows.finished, f"{run_id}: in the table and finished"
@@ -48,7 +50,6 @@ def _check_run(run: Run) -> None:
     where = run.id
     assert run.instances, f"{where}: no instances"
     assert not run.final, f"{where}: final, but in the table (P4)"
-    assert run.deadline_ms > 0, f"{where}: waits without a deadline (P1)"
     assert not all(i.final for i in run.instances), f"{where}: over, but in the table"
     any_attempt = any(i.attempts for i in run.instances)
     assert run.state is RunState.RUNNING or run.held or not any_attempt, f"{where}: queued, with attempts"
@@ -149,6 +150,11 @@ def _check_indexes(table: Table) -> None:
     assert held == fresh.assigned, "assigned"
     assert (table.taken.slots, table.taken.replays) == (fresh.taken.slots, fresh.taken.replays), "pools"
     _check_places(table, fresh)
+    assert table.awaiting.of_runs == fresh.awaiting.of_runs, "awaited runs"
+    assert table.awaiting.of_ticks == fresh.awaiting.of_ticks, "awaited ticks"
+    assert table.awaiting.next_poll_ms() == fresh.awaiting.next_poll_ms(), "http gates nobody would ask for"
+    assert table.awaiting.beside == fresh.awaiting.beside, "runs of ticks"
+    assert table.pipelines == fresh.pipelines, "pipelines"
     assert table.bytes_used == fresh.bytes_used, "bytes (P12)"
     assert table.sizes == fresh.sizes, "sizes (P12)"
     missing = set(fresh.deadlines) - set(table.deadlines)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.runtable.backoff import retry_delay_ms
+from agent.runtable.gate_rows import GateState
 from agent.runtable.model import (
     INSTANCE_FINAL,
     MAX_ATTEMPTS,
@@ -99,9 +100,9 @@ def tries(instance: Instance) -> int:
 def settle(table: Table, run: Run) -> None:
     """Decide every pending instance that can be decided. One pass is enough: `after` only names earlier ones.
 
-    Nothing of a run that waits for its place is (`limits.py`).
+    None before its run has begun: it may wait for its place (`limits.py`), or at its gates (`gates.py`).
     """
-    if run.held:
+    if not run.begun:
         return
     for instance in run.instances:
         if instance.state is InstanceState.PENDING:
@@ -296,7 +297,16 @@ def record(table: Table, run: Run) -> FinishedRun:
     """Keep the small row of a run that has ended now, and pack the rest of it for the history."""
     rows = table.rows
     assert run.finished_at_ms is not None
-    row = FinishedRow(run.project, run.job, run.scheduled_at_ms, run.origin, run.state, rows.index, run.finished_at_ms)
+    row = FinishedRow(
+        run.project,
+        run.job,
+        run.scheduled_at_ms,
+        run.origin,
+        run.state,
+        rows.index,
+        run.finished_at_ms,
+        run.pipeline,
+    )
     table.add_finished(run.id, row)
     while len(rows.finished) > rows.limits.finished_max:
         oldest = table.deadlines.oldest_finished()
@@ -316,6 +326,10 @@ def _result(run: Run) -> tuple[RunState, Reason | None]:
         return RunState.CANCELLED, Reason.CANCELLED
     if run.reason is Reason.QUEUE_TIMEOUT:
         return RunState.FAILED, Reason.QUEUE_TIMEOUT
+    shut_by = run.shut_by
+    if shut_by is not None:
+        skips = shut_by.state is GateState.SKIPPED
+        return (RunState.SKIPPED if skips else RunState.UPSTREAM_FAILED), Reason.TIMEOUT if shut_by.timed_out else None
     if run.reason is Reason.TIMEOUT and states & BAD:
         return RunState.FAILED, Reason.TIMEOUT
     if states & BAD:

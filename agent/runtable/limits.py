@@ -13,8 +13,8 @@ A run that has no limit, or finds a place and nobody who waits for one, begins. 
 
 A run that an operator brings back is held whatever its `overlap` says: somebody wants that very run.
 
-A held run waits for its queue time-out at most (P1); its own time begins with its place. The one in front has the next
-place that is free by its own limits, and nobody overtakes it.
+A held run waits for its queue time-out at most (P1); its own time begins with its place, or where it has one with its
+gates. The one in front has the next place that is free by its own limits, and nobody overtakes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Final
 
-from agent.runtable import lifecycle
+from agent.runtable import gates, lifecycle
 from agent.runtable.model import Audit, InstanceState, Overlap, Reason, Run, RunState
 from agent.runtable.table import Table
 from agent.runtable.waiting import JobKey
@@ -67,14 +67,12 @@ def accept(table: Table, run: Run, who: str, via: str) -> list[str]:
 
 
 def bring_back(table: Table, run: Run) -> None:
-    """Put a run that had ended into the table again."""
+    """Put a run that had ended into the table again. Its gates wait again where they have to."""
     run.held = False
-    if not has_place(table, run):
+    if has_place(table, run):
+        _give_place(table, run)
+    else:
         _hold(table, run)
-        return
-    run.state = RunState.RUNNING
-    run.deadline_ms = table.rows.time_ms + run.timeout_ms
-    table.add_run(run)
 
 
 def begin(table: Table, job: JobKey) -> list[str]:
@@ -84,12 +82,16 @@ def begin(table: Table, job: JobKey) -> list[str]:
         run = table.rows.runs[first]
         if len(table.places.active(job)) >= run.max_active:
             break
-        run.held = False
-        run.state = RunState.RUNNING if any(instance.attempts for instance in run.instances) else RunState.QUEUED
-        run.deadline_ms = table.rows.time_ms + run.timeout_ms
-        table.add_run(run)
+        _give_place(table, run)
         begun.append(first)
     return begun
+
+
+def _give_place(table: Table, run: Run) -> None:
+    run.held = False
+    run.state = RunState.RUNNING if any(instance.attempts for instance in run.instances) else RunState.QUEUED
+    gates.start_time(run, table.rows.time_ms)
+    table.add_run(run)
 
 
 def expire(table: Table, run: Run) -> None:

@@ -14,6 +14,14 @@ from typing import Annotated
 
 import msgspec
 
+from agent.runtable.bounds import Count as Count
+from agent.runtable.bounds import Level as Level
+from agent.runtable.bounds import Seconds as Seconds
+from agent.runtable.bounds import Weight as Weight
+from agent.runtable.gate_rows import Gate as Gate
+from agent.runtable.gate_rows import GateState
+from agent.runtable.gate_rows import TriggerRule as TriggerRule
+
 
 class RunState(StrEnum):
     """What a run is."""
@@ -107,24 +115,6 @@ class InstanceKind(StrEnum):
     TEARDOWN = "teardown"
 
 
-class TriggerRule(StrEnum):
-    """Airflow's rules, by its names: which states of what stands before let an instance start (`trigger_rules.py`)."""
-
-    ALL_SUCCESS = "all_success"
-    ALL_FAILED = "all_failed"
-    ALL_DONE = "all_done"
-    ALL_DONE_MIN_ONE_SUCCESS = "all_done_min_one_success"
-    ALL_DONE_SETUP_SUCCESS = "all_done_setup_success"
-    ALL_SKIPPED = "all_skipped"
-    ALWAYS = "always"
-    NONE_FAILED = "none_failed"
-    NONE_FAILED_MIN_ONE_SUCCESS = "none_failed_min_one_success"
-    NONE_SKIPPED = "none_skipped"
-    ONE_DONE = "one_done"
-    ONE_FAILED = "one_failed"
-    ONE_SUCCESS = "one_success"
-
-
 SIDE_KINDS = frozenset({InstanceKind.FAIL, InstanceKind.TEARDOWN})  # how they end changes nothing of their run's result
 
 RUN_FINAL = frozenset(
@@ -142,12 +132,6 @@ INSTANCE_FINAL = frozenset(
 ATTEMPT_OPEN = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
 
 MAX_ATTEMPTS = 100  # of one instance: an attempt that keeps killing its agent must not fill the table (P12)
-
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # bounded, so that sums of what was committed still encode
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-Level = Annotated[int, msgspec.Meta(ge=1, le=127)]
-Weight = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31)]
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
@@ -313,10 +297,12 @@ class Audit(FrozenRow, frozen=True):
 class Run(Row):
     """One execution of a job. `bundle` is the hash of the blob that holds all it needs to compile.
 
+    deadline_ms: the end of its time, which begins when its gates are open; 0 = it has not begun.
     teardown_until_ms: until when the teardown of a run that is being ended is spared; None = as long as it takes (no
     longer than the run's time), 0 = it is ended with the rest.
     max_active, overlap: the limits of its job as it was accepted with them, 0 = none.
     held: it waits for its place among the runs of its job, at most until `deadline_ms`; its own time has not begun.
+    gates: what it waits for before any of its instances.  pipeline: the one it belongs to, "" = none.
     """
 
     id: str
@@ -343,6 +329,8 @@ class Run(Row):
     max_active: Count = 0
     overlap: Overlap = Overlap.ALLOW
     held: bool = False
+    gates: list[Gate] = []
+    pipeline: str = ""
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -357,14 +345,26 @@ class Run(Row):
         return self.state in RUN_FINAL
 
     @property
+    def begun(self) -> bool:
+        """Whether it waits for nothing outside of it any more: its instances are decided, its time runs."""
+        return self.deadline_ms > 0 and not self.held
+
+    @property
+    def shut_by(self) -> Gate | None:
+        """The gate that ends it: one that has failed before one that skips."""
+        shut = [gate for gate in self.gates if gate.state in {GateState.FAILED, GateState.SKIPPED}]
+        return min(shut, key=lambda gate: gate.state is GateState.SKIPPED, default=None)
+
+    @property
     def ending(self) -> bool:
         """Whether it was cancelled or its time is over: nothing new starts, and no retry is made."""
         return self.cancelled_by is not None or self.reason is Reason.TIMEOUT
 
     @property
     def end_due_ms(self) -> int | None:
-        """When time ends what of it has not ended; None where time has done so."""
-        return self.deadline_ms if self.reason is not Reason.TIMEOUT else self.teardown_until_ms or None
+        """When time ends what of it has not ended; None where time has done so, or its time has not begun."""
+        due_ms = self.deadline_ms if self.reason is not Reason.TIMEOUT else self.teardown_until_ms
+        return due_ms or None
 
     def spares(self, instance: Instance) -> bool:
         """Whether an instance goes on although the run is being ended: a teardown removes what the rest has made."""
@@ -381,6 +381,7 @@ class FinishedRow(FrozenRow, frozen=True):
     state: RunState
     index: int
     finished_at_ms: int
+    pipeline: str = ""
 
 
 class Request(FrozenRow, frozen=True):
@@ -445,8 +446,26 @@ class Project(Row):
     pools: dict[str, Count] = {}
 
 
+class DependencyKind(StrEnum):
+    """What a job depends on."""
+
+    JOB = "job"
+    HTTP = "http"
+
+
+class Dependency(FrozenRow, frozen=True):
+    """What a job depends on. project, name: of the job; of an http dependency the name alone."""
+
+    kind: DependencyKind
+    project: str
+    name: str
+
+
 class Job(FrozenRow, frozen=True):
-    """An applied job: `spec` is the hash of its blob (JobSpec and asset hashes); the rest is for listings."""
+    """An applied job: `spec` is the hash of its blob (JobSpec and asset hashes); the rest is for listings.
+
+    dependencies: those of its spec, so that circles are found wherever jobs are applied (`dependencies.py`).
+    """
 
     namespace: str
     spec: str
@@ -455,6 +474,7 @@ class Job(FrozenRow, frozen=True):
     interval: str
     task: str
     updated_at_ms: int
+    dependencies: tuple[Dependency, ...] = ()
 
 
 class Plugin(FrozenRow, frozen=True):

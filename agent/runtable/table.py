@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.runtable.awaiting import Awaiting
 from agent.runtable.deadlines import Deadlines
 from agent.runtable.image import Image, ImageReader
 from agent.runtable.model import (
@@ -42,6 +43,7 @@ class Table:
     ready: instances that may be assigned, oldest first; waiting: the same, as the planner serves them.
     assigned: per agent, the instances it has open attempts of; taken: what these take of pools.
     places: per job, the runs that have their place and those that wait for one.
+    awaiting: who waits for what by gates.  pipelines: the runs of each, those that have finished included.
     bytes_used: encoded size of all runs, jobs, plugins, projects, secrets and tokens (P12).
     encoded: of these the ones that are changed in place, as they are now; `size` keeps it so. An image takes these
     bytes and shares the other rows, which are replaced and never changed.
@@ -113,26 +115,50 @@ class Table:
             here.discard(key)
             self.taken.count(need_of(run, instance), -1)
 
+    def index_gate(self, run: Run, number: int) -> None:
+        """Bring the indexes up to date with one gate of a run."""
+        self.awaiting.index(run, number)
+        self.deadlines.add_gate(run, number)
+
     def add_run(self, run: Run) -> None:
         """Put a run into the table, or bring the indexes up to date with its deadline and place."""
         self.rows.runs[run.id] = run
+        self._index_run(run)
+
+    def _index_run(self, run: Run) -> None:
         self.places.add(run)
         self.deadlines.add_run(run)
+        for number in range(len(run.gates)):
+            self.index_gate(run, number)
+        self._index_family(run.id, run)
+
+    def _index_family(self, run_id: str, row: Run | FinishedRow) -> None:
+        self.awaiting.add_run(run_id, row)
+        if row.pipeline:
+            self.pipelines.setdefault(row.pipeline, set()).add(run_id)
 
     def remove_run(self, run: Run) -> None:
         """Take a run that has ended out of the table."""
         del self.rows.runs[run.id]
         self.places.remove(run)
+        self.awaiting.drop(run)
         self.size(f"run/{run.id}", None)
 
     def add_finished(self, run_id: str, row: FinishedRow) -> None:
         """Keep the small row of a finished run."""
         self.rows.finished[run_id] = row
         self.deadlines.add_finished(run_id, row)
+        self._index_family(run_id, row)
 
     def forget_finished(self, run_id: str) -> None:
         """Drop a small row, and the tick it stood for; a later report of that tick stays (`importing.py`)."""
         row = self.rows.finished.pop(run_id)
+        self.awaiting.forget_run(run_id, row)
+        if row.pipeline:
+            runs = self.pipelines[row.pipeline]
+            runs.discard(run_id)
+            if not runs:
+                del self.pipelines[row.pipeline]
         if row.origin in DERIVED_TICK_ORIGINS:
             tick = tick_key(row.project, row.job, row.scheduled_at_ms, row.origin)
             if self.rows.ticks.get(tick) == run_id:
@@ -146,13 +172,14 @@ class Table:
         self.taken = Taken()
         self.places = Places()
         self.deadlines = Deadlines(self.rows)
+        self.awaiting = Awaiting(self.rows)
+        self.pipelines: dict[str, set[str]] = {}
         self.sizes: dict[str, int] = {}
         self.encoded: dict[str, bytes] = {}
         self.bytes_used = 0
         rows = self.rows
         for run in rows.runs.values():
-            self.places.add(run)
-            self.deadlines.add_run(run)
+            self._index_run(run)
             self.size(f"run/{run.id}", run)
             for instance in run.instances:
                 self.index_instance(run, instance)
@@ -161,6 +188,7 @@ class Table:
             self.deadlines.add_request(key)
         for run_id, row in rows.finished.items():
             self.deadlines.add_finished(run_id, row)
+            self._index_family(run_id, row)
         for name, project in rows.projects.items():
             self.size(f"project/{name}", project)
         for project_name, jobs in rows.jobs.items():

@@ -9,6 +9,8 @@ from __future__ import annotations
 from agent.service.agents import Agents
 from agent.service.catalog import Catalog
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest
+from agent.service.graph import Graphs
+from agent.service.pipelines import Pipelines
 from agent.service.queries import Page, Queries
 from agent.service.runs import Runs
 from agent.service.tokens import Tokens
@@ -26,3 +28,5 @@ class Service:
         self.catalog = Catalog(context)
         self.queries = Queries(context)
         self.runs = Runs(context, self.catalog, self.queries)
+        self.graph = Graphs(context, self.catalog)
+        self.pipelines = Pipelines(context, self.catalog, self.queries, self.runs)

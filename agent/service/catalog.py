@@ -17,9 +17,11 @@ from agent.engines import GROUP
 from agent.errors import Refusal
 from agent.provision import safe_path
 from agent.runtable import commands as c
+from agent.runtable.apply import Applied
 from agent.runtable.model import Job, Namespace, Plugin, Project, Secret, secret_key
 from agent.runtable.table import Table
 from agent.service.common import Accepted, Context, JobBlob, JobFile, unknown
+from agent.service.dependencies import missing_jobs, refuse_circle, rows_of
 from agent.service.trials import Scope, invalid, kept_positions, scope_of
 from agent.spec.check import check_job
 from agent.spec.errors import Position, Problem, Severity, has_errors
@@ -125,6 +127,10 @@ class Catalog:
             raise unknown("unknown_job", f"job in project {project}", name, jobs)
         return jobs[name]
 
+    def applied(self, project: str, name: str) -> Job | None:
+        """One job, None where it is not applied."""
+        return self._context.replica.table.rows.jobs.get(project, {}).get(name)
+
     async def job_blob(self, job: Job) -> JobBlob:
         """The whole of an applied job. To be read only: the last ones are kept."""
         blob = self._job_blobs.pop(job.spec, None)
@@ -149,15 +155,28 @@ class Catalog:
         digests = await self._context.store([msgspec.json.encode(blob, order="deterministic") for blob in checked])
         now_ms = self._context.now_ms()
         rows = {
-            blob.job.name: _row(namespace, digest, blob, now_ms) for blob, digest in zip(checked, digests, strict=True)
+            blob.job.name: _row(project, namespace, digest, blob, now_ms)
+            for blob, digest in zip(checked, digests, strict=True)
         }
-        applied = await self._context.propose(c.PutJobs(now_ms, project, rows))
+        by_name = dict(zip(names, checked, strict=True))
+        applied = await self._put(project, rows, by_name)
+        warnings += missing_jobs(self._context.replica.table, project, by_name)
         notes = tuple(
             f"{blob.job.name}: its schedule ({blob.job.schedule.interval}) does not run yet; run it with `job run`"
             for blob in checked
             if blob.job.schedule.interval
         )
         return Accepted(applied.index, names=tuple(names), warnings=warnings, notes=notes)
+
+    async def _put(self, project: str, rows: dict[str, Job], blobs: dict[str, JobBlob]) -> Applied:
+        table = self._context.replica.table
+        refuse_circle(table, project, rows, blobs)
+        try:
+            return await self._context.propose(c.PutJobs(self._context.now_ms(), project, rows))
+        except Refusal as refusal:
+            if refusal.code == "dependency_circle":  # by what was applied meanwhile
+                refuse_circle(table, project, rows, blobs)
+            raise
 
     def _refuse_moved(self, project: str, namespace: str, names: Sequence[str]) -> None:
         jobs = self._context.replica.table.rows.jobs.get(project, {})
@@ -340,6 +359,15 @@ def _check_assets(file: JobFile) -> None:
         raise Refusal("too_large", f"{file.path}: {text}", 413)
 
 
-def _row(namespace: str, digest: str, blob: JobBlob, now_ms: int) -> Job:
+def _row(project: str, namespace: str, digest: str, blob: JobBlob, now_ms: int) -> Job:
     job = blob.job
-    return Job(namespace, digest, job.owner, job.description[:200], job.schedule.interval, job.task.name, now_ms)
+    return Job(
+        namespace,
+        digest,
+        job.owner,
+        job.description[:200],
+        job.schedule.interval,
+        job.task.name,
+        now_ms,
+        rows_of(project, job),
+    )

@@ -31,6 +31,7 @@ STATUS: Final = {
     "unknown_project": 404,
     "unknown_job": 404,
     "unknown_run": 404,
+    "unknown_pipeline": 404,
     "unknown_instance": 404,
     "unknown_secret": 404,
     "unknown_agent": 404,
@@ -39,6 +40,8 @@ STATUS: Final = {
     "line_full": 429,
     "idempotency_conflict": 422,
     "invalid": 422,
+    "too_many_gates": 422,
+    "dependency_circle": 422,
 }
 
 
@@ -69,7 +72,7 @@ class JobFile:
 class RunRequest:
     """What a run is asked for with. key: the client's Idempotency-Key, "" = none. config: overrides the task's.
 
-    params: of JSON, as they were given.
+    params: of JSON, as they were given.  check_dependencies: wait for what the job depends on.
     """
 
     scheduled_at: datetime | None = None
@@ -78,6 +81,7 @@ class RunRequest:
     body_hash: str = ""
     origin: Origin = Origin.MANUAL
     params: Mapping[str, object] = field(default_factory=dict)
+    check_dependencies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

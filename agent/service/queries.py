@@ -12,6 +12,7 @@ from agent.errors import Refusal
 from agent.records import run_of
 from agent.retired import NO_ROOM, UNPROVEN
 from agent.runtable.explain import Explanation, Unproven, explain
+from agent.runtable.explain_gates import GateExplanation, explain_gates
 from agent.runtable.model import Attempt, AttemptState, Instance, Origin, Run
 from agent.service.common import Context, unknown
 from agent.service.comparison import SPEC, Side, compare, log_of, rendered_of
@@ -59,13 +60,17 @@ class Queries:
         except Refusal as refusal:
             if refusal.code != "unknown_run":
                 raise
+        await self.catch_up(f"run {run_id!r}")  # it may be younger than what is known here (P6)
+        return await self._resolve_here(run_id)
+
+    async def catch_up(self, what: str) -> None:
+        """Have all that was acknowledged before. what: is not there; for the Refusal("no_leader")."""
         try:
             async with asyncio.timeout(CATCH_UP_S):
-                await self._context.replica.caught_up()  # it may be younger than what is known here (P6)
+                await self._context.replica.caught_up()
         except TimeoutError as error:
-            text = f"there is no run {run_id!r} here, and no leader answers that could know more"
+            text = f"there is no {what} here, and no leader answers that could know more"
             raise Refusal("no_leader", text, 503, retry_after_s=1) from error
-        return await self._resolve_here(run_id)
 
     async def _resolve_here(self, run_id: str) -> str:
         replica = self._context.replica
@@ -146,8 +151,10 @@ class Queries:
 
     async def explain(
         self, run_id: str, silent_ms: Callable[[], Awaitable[dict[str, int]]]
-    ) -> tuple[Run, list[Explanation]]:
-        """Why each instance of a run is where it is (P11). silent_ms: who is not heard, asked where work is out.
+    ) -> tuple[Run, list[Explanation], list[GateExplanation]]:
+        """Why each instance of a run, and each gate, is where it is (P11).
+
+        silent_ms: who is not heard, asked where work is out.
 
         What this agent cannot prove to have ended is known to it alone: another one says of that no more than the
         table has.
@@ -157,7 +164,8 @@ class Queries:
         run = await self.run(run_id)  # as it is now
         told = explain(self._context.replica.table, run, UNPROVEN.of_run(run.id), silent)
         no_room = {name: one for (name, _number), one in NO_ROOM.of_run(run.id).items()}
-        return run, [_with_full_disk(one, no_room.get(one.instance)) for one in told]
+        gates = explain_gates(self._context.replica.table, run)
+        return run, [_with_full_disk(one, no_room.get(one.instance)) for one in told], gates
 
     def find_attempt(self, run: Run, instance: str | None, number: int | None) -> tuple[Instance, Attempt | None]:
         """An instance of a run (its task where none is named), and one of its attempts (the last).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,7 +13,6 @@ from agent.errors import Refusal
 from agent.runtable import commands as c
 from agent.runtable.explain import agents_with, no_agent_has
 from agent.runtable.model import (
-    SIDE_KINDS,
     InstanceKind,
     InstancePlan,
     InstanceState,
@@ -28,7 +27,9 @@ from agent.runtable.model import (
     TriggerRule,
 )
 from agent.service.catalog import Catalog, check_name
+from agent.service.clearing import NOT_GOOD, nothing_to_retry, to_retry, with_companions, with_downstream
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest, new_id
+from agent.service.gating import ticks_gates
 from agent.service.queries import Queries
 from agent.service.trials import Scope, asked_keys, invalid, scope_of, with_config
 from agent.spec import bundle as bundles
@@ -41,12 +42,26 @@ from agent.spec.jobspec import BehaviorSpec, RetryAction, RetrySpec
 from agent.spec.params import Value
 from agent.spec.scheduling import labels_of, pool_of
 from agent.spec.trial import Trial
+from agent.store.blobs import name_of
 from agent.store.errors import BlobMissing
 
 MINTED_KEEP_MS: Final = 600_000
 KEY_CHARACTERS_MAX: Final = 256
 CONFIG_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-NOT_GOOD: Final = frozenset({InstanceState.FAILED, InstanceState.UPSTREAM_FAILED, InstanceState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run is proposed with. digest: of its bundle, which is to be stored before."""
+
+    bundle: Bundle
+    digest: str
+    plans: tuple[InstancePlan, ...]
+    timeout_ms: int
+    queue_timeout_ms: int
+    max_active: int
+    overlap: Overlap
+    notes: tuple[str, ...]
 
 
 class Runs:
@@ -83,46 +98,58 @@ class Runs:
         self, project: str, namespace: str, blob: JobBlob, request: RunRequest, caller: Caller
     ) -> Accepted:
         context = self._context
-        _check_request(request)
-        now_ms = context.now_ms()
-        scheduled_at = request.scheduled_at or datetime.fromtimestamp(now_ms // 1000, UTC)
-        scope = scope_of(context, project, namespace, self._catalog.plugins(project))
-        blob = with_config(blob, request.config)
-        bundle = replace(scope.bundle(blob), params=_params(blob, request))
-        planned = (await self._check(scope, bundle, blob, request, scheduled_at)).planned
-        (digest,) = await context.store([bundles.encode(bundle)], also=bundle.assets.values())
-        behavior = bundle.job.behavior
-        max_active, overlap = limits_of(behavior)
-        # A client that sent no key gets one: should this agent have to ask again, it is the same request (P2).
-        key, keep_ms = request.key, context.replica.table.rows.limits.request_keep_ms
-        if not key:
-            key, keep_ms = f"minted {new_id()}", MINTED_KEEP_MS
+        check_request(request)
+        at = request.scheduled_at or this_second(context)
+        made = await self.prepare(project, namespace, blob, request, at)
+        gates = await ticks_gates(self._catalog, made.bundle, at) if request.check_dependencies else ()
+        await context.store([bundles.encode(made.bundle)], also=made.bundle.assets.values())
+        key, keep_ms = request_key(context, request, project, caller)
         run_id = new_id()
         applied = await context.propose(
             c.SubmitRun(
-                now_ms,
+                context.now_ms(),
                 run_id,
                 project,
                 namespace,
-                bundle.job.name,
-                int(scheduled_at.timestamp() * 1000),
+                made.bundle.job.name,
+                int(at.timestamp() * 1000),
                 request.origin,
                 caller.name,
                 context.agent,
-                f"{caller.principal}/{project}/{key}",
+                key,
                 request.body_hash,
                 keep_ms,
-                digest,
-                _ms(behavior.timeout_s),
-                _ms(behavior.queue_timeout_s),
-                tuple(_plan(scope, bundle, one) for one in planned),
-                max_active,
-                overlap,
+                made.digest,
+                made.timeout_ms,
+                made.queue_timeout_ms,
+                made.plans,
+                made.max_active,
+                made.overlap,
+                gates,
             )
         )
-        notes = self._notes(scope, bundle, planned)
         run = await self._accepted(applied.run_id)
-        return Accepted(applied.index, run, applied.code == "duplicate" and run.id != run_id, notes=notes)
+        return Accepted(applied.index, run, applied.code == "duplicate" and run.id != run_id, notes=made.notes)
+
+    async def prepare(self, project: str, namespace: str, blob: JobBlob, request: RunRequest, at: datetime) -> Prepared:
+        """All that a run is proposed with, checked (P11); nothing is stored. Raises Refusal.
+
+        at: the time the run stands for.
+        """
+        scope = scope_of(self._context, project, namespace, self._catalog.plugins(project))
+        blob = with_config(blob, request.config)
+        bundle = replace(scope.bundle(blob), params=_params(blob, request))
+        planned = (await self._check(scope, bundle, blob, request, at)).planned
+        behavior = bundle.job.behavior
+        return Prepared(
+            bundle,
+            name_of(bundles.encode(bundle)),
+            tuple(_plan(scope, bundle, one) for one in planned),
+            _ms(behavior.timeout_s),
+            _ms(behavior.queue_timeout_s),
+            *limits_of(behavior),
+            self._notes(scope, bundle, planned),
+        )
 
     async def _accepted(self, run_id: str) -> Run:
         """A run that was accepted. Raises Refusal("outcome_unknown") where it cannot be shown: it must not be repeated
@@ -202,11 +229,9 @@ class Runs:
         if not run.final:
             raise Refusal("run_not_final", f"run {run_id} has not ended: {run.state}; cancel it first, or wait", 409)
         _refuse_external(run)
-        chosen = [i.plan.name for i in run.instances if not only_failed or i.state in NOT_GOOD]
-        skipped = {i.plan.name for i in run.instances if i.state is InstanceState.SKIPPED}
-        chosen += [name for name in _with_downstream(run, chosen) if name in skipped]  # for what is tried again
+        chosen = to_retry(run, only_failed=only_failed)
         if not chosen:
-            raise Refusal("nothing_to_retry", f"everything in run {run_id} has succeeded", 409)
+            raise nothing_to_retry(f"run {run_id}")
         return await self._clear(run, chosen, caller, "retry", assume_stopped=assume_stopped)
 
     async def clear(
@@ -230,7 +255,7 @@ class Runs:
                 raise Refusal("unknown_instance", f"run {run_id} has no instance {name!r}; it has {known}", 404)
         chosen = list(instances) or known
         if downstream:
-            chosen = _with_downstream(run, chosen)
+            chosen = with_downstream(run, chosen)
         if only_failed:
             chosen = [i.plan.name for i in run.instances if i.plan.name in chosen and i.state in NOT_GOOD]
             if not chosen:
@@ -240,16 +265,9 @@ class Runs:
     async def _clear(
         self, run: Run, chosen: Collection[str], caller: Caller, what: str, *, assume_stopped: bool
     ) -> Accepted:
-        """Clear these, and what goes with them.
-
-        A fail hook and a teardown are always cleared with others: whether they run is decided anew. So is what was set
-        up, once a teardown has removed it (as Airflow clears them).
-        """
+        """Clear these, and what goes with them."""
         _refuse_external(run)
-        torn_down = any(i.plan.kind is InstanceKind.TEARDOWN and i.final for i in run.instances)
-        kinds = {*SIDE_KINDS, *({InstanceKind.SETUP} if torn_down else ())}
-        hooks = [i.plan.name for i in run.instances if i.plan.kind in kinds and i.final]
-        names = tuple(i.plan.name for i in run.instances if i.plan.name in {*chosen, *hooks})
+        names = with_companions(run, chosen)
         record, index = await self._queries.record(run.id)
         context = self._context
         command = c.ClearRun(
@@ -332,7 +350,24 @@ def _refuse_external(run: Run) -> None:
         raise Refusal("external", text, 409)
 
 
-def _check_request(request: RunRequest) -> None:
+def this_second(context: Context) -> datetime:
+    """The time that a run stands for which names none."""
+    return datetime.fromtimestamp(context.now_ms() // 1000, UTC)
+
+
+def request_key(context: Context, request: RunRequest, project: str, caller: Caller) -> tuple[str, int]:
+    """The scoped key of a request, and for how many milliseconds it is remembered.
+
+    A client that sent no key gets one: should this agent have to ask again, it is the same request (P2).
+    """
+    key, keep_ms = request.key, context.replica.table.rows.limits.request_keep_ms
+    if not key:
+        key, keep_ms = f"minted {new_id()}", MINTED_KEEP_MS
+    return f"{caller.principal}/{project}/{key}", keep_ms
+
+
+def check_request(request: RunRequest) -> None:
+    """Raise Refusal("invalid") for a request that no run can be made of."""
     if len(request.key) > KEY_CHARACTERS_MAX:
         raise Refusal("invalid", f"an Idempotency-Key has at most {KEY_CHARACTERS_MAX} characters", 422)
     for key in request.config:
@@ -387,14 +422,6 @@ def limits_of(behavior: BehaviorSpec) -> tuple[int, Overlap]:
     if overlap is None:
         return (behavior.max_active_runs, Overlap.QUEUE) if behavior.max_active_runs else (0, Overlap.ALLOW)
     return (0 if overlap == Overlap.ALLOW else behavior.max_active_runs or 1), Overlap(overlap)
-
-
-def _with_downstream(run: Run, names: Collection[str]) -> list[str]:
-    chosen = set(names)
-    for instance in run.instances:  # each comes after all it waits for
-        if chosen.intersection(instance.plan.after):
-            chosen.add(instance.plan.name)
-    return list(chosen)
 
 
 def _retry(spec: RetrySpec) -> RetryPolicy:

@@ -123,4 +123,6 @@ def asked_keys(config: Mapping[str, str]) -> frozenset[str]:
 
 def kept_positions(positions: Mapping[str, Position]) -> dict[str, Position]:
     """The places that problems of compiling can point at."""
-    return {key: place for key, place in positions.items() if key.startswith(("task", "hooks", "labels"))}
+    return {
+        key: place for key, place in positions.items() if key.startswith(("task", "hooks", "labels", "dependencies"))
+    }

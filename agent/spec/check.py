@@ -72,6 +72,7 @@ def check_job(
         if declared.default is None:
             message = "has no default: a run that the schedule asks for would have no value"
             report(f"params.{name}", message, Severity.WARNING)
+    _check_dependencies(job, report)
     if cycle := _cycle(job, known):
         report(
             "hooks", f"hooks wait for each other in a circle: {' -> '.join(cycle)}; break it in a plugin's dependson"
@@ -161,6 +162,18 @@ def _check_rule(hook: HookSpec, path: str, plugin: Plugin | None, report: _Repor
     elif kind is HookType.TEARDOWN:
         message = f"a teardown hook has the rule {TriggerRule.ALL_DONE_SETUP_SUCCESS}; take hooktype post for another"
         report(f"{path}.trigger_rule", message)
+
+
+def _check_dependencies(job: JobSpec, report: _Report) -> None:
+    """Each is awaited once, and an http dependency is known by its name."""
+    seen: set[str] = set()
+    for index, one in enumerate(job.dependencies):
+        key, name = ("http.name", f"http {one.http.name}") if one.http is not None else ("job", one.job)
+        if name in seen:
+            report(f"dependencies[{index}].{key}", f"{name} is a dependency already; name each once")
+        seen.add(name)
+        if one.job == job.name:
+            report(f"dependencies[{index}].job", f"the job would wait for itself: {job.name} -> {job.name}")
 
 
 def _check_config(instance: TaskSpec | HookSpec, path: str, report: _Report) -> None:

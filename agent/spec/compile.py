@@ -16,6 +16,8 @@ from typing import Final
 
 from agent.spec import cron, window
 from agent.spec.bundle import Bundle, before, plan, spec_of
+from agent.spec.context import fixed_context, system_variables
+from agent.spec.context import rfc3339 as rfc3339
 from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, WindowSpec
 from agent.spec.limits import ENVIRONMENT_BYTES_MAX, argument_problem, asset_problems
@@ -210,13 +212,7 @@ class _Compiler:
             self.interval = interval_of(bundle, self.scheduled_at)
         except ValueError as error:
             raise SpecError([Problem(spec_file(self.job), *_START, "task.window", str(error))]) from error
-        self.context: dict[str, object] = {
-            "params": bundle.params,
-            "proj": bundle.variables,
-            "secret": self.secrets,
-            "tasks": self.tasks,
-            **{f"GLOBAL__{key}": value for key, value in bundle.variables.items()},
-        }
+        self.context = {**fixed_context(bundle, self.secrets), "tasks": self.tasks}
 
     def _order(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
         """The instances before this one, and all of the run."""
@@ -272,22 +268,7 @@ class _Compiler:
         self.context |= {**system, "inst": dict(system)}
 
     def _system(self, interval: Interval) -> dict[str, str]:
-        """Optimus' variables of an instance. JOB_DESTINATION is set once the config it is made of is known."""
-        variables = {
-            "DSTART": _with_offset(interval.start),
-            "DEND": _with_offset(interval.end),
-            "EXECUTION_TIME": rfc3339(self.started_at),
-            "JOB_DESTINATION": "",
-        }
-        if self.job.version >= 3:
-            variables |= {
-                "EXECUTION_TIME": self.scheduled_at.strftime("%Y-%m-%d %H:%M:%S"),
-                "START_DATE": interval.start.strftime("%Y-%m-%d"),
-                "END_DATE": interval.end.strftime("%Y-%m-%d"),
-                "SCHEDULE_TIME": rfc3339(self.scheduled_at),
-                "SCHEDULE_DATE": self.scheduled_at.strftime("%Y-%m-%d"),
-            }
-        return variables
+        return system_variables(self.job.version, interval, scheduled_at=self.scheduled_at, started_at=self.started_at)
 
     def _config(self, spec: TaskSpec | HookSpec, path: str, system: dict[str, str]) -> dict[str, str]:
         """Render a config. Values that name JOB_DESTINATION come last: it is made from the task's other values."""
@@ -492,13 +473,3 @@ def job_labels(bundle: Bundle) -> str:
 def _label(text: str) -> str:
     clean = re.sub(r"[^a-z0-9_-]", "-", text.lower())
     return clean if len(clean) <= LABEL_CHARACTERS_MAX else f"__{clean[-(LABEL_CHARACTERS_MAX - 3) :]}"
-
-
-def _with_offset(at: datetime) -> str:
-    """`2021-02-10T10:00:00+07:00`, as Go writes a time that has a location: `Z` where the offset is none."""
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z")[:25]  # an offset has no seconds there
-
-
-def rfc3339(at: datetime) -> str:
-    """`2021-02-10T10:00:00Z`."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

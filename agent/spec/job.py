@@ -60,9 +60,6 @@ _LATER = "has no effect yet in this version"
 NO_EFFECT_YET: Final = (
     "behavior.notify",
     "behavior.webhook",
-    "dependencies",
-    "dependencies[].on_failure",
-    "dependencies[].trigger_rule",
     "hooks[].alert",
     "metadata.kubernetes",
     "task.alert",

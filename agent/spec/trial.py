@@ -11,6 +11,7 @@ from agent.spec.bundle import Bundle, Planned, spec_of
 from agent.spec.compile import launch, render_instance, schedule_of, spec_file, spec_path
 from agent.spec.errors import PluginError, Problem, Severity, SpecError
 from agent.spec.jobspec import JobSpec
+from agent.spec.poke import http_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def try_bundle(
             key = f"{spec_path(bundle.job, spec_of(bundle.job, one.name))}.name"
             problems.append(Problem(spec_file(bundle.job), 1, 1, key, str(error)))
     problems += _of_no_use(left_out)
+    asked, unset = http_problems(bundle, at, secrets)
+    problems += asked
+    missing += unset
     return Trial(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(missing)), planned)
 
 

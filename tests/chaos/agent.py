@@ -23,6 +23,7 @@ from agent.cluster.forward import Forward
 from agent.cluster.gossip import Gossiping
 from agent.cluster.leases import Leases
 from agent.leader import lead
+from agent.outputs import Taken
 from agent.peers import Peers
 from agent.prepare import Settings
 from agent.presence import Presence
@@ -104,13 +105,19 @@ class Preparing:
         """See Preparer."""
         return NOWHERE / run_id / instance / str(number)
 
-    def prepare(self, driven: Driven, run: Run, sealed: Mapping[str, tuple[str, bytes]]) -> tuple[AttemptSpec, str]:
+    def prepare(
+        self, driven: Driven, run: Run, sealed: Mapping[str, tuple[str, bytes]], outputs: object
+    ) -> tuple[AttemptSpec, str]:
         """See Preparer."""
         intent = Intent(run.id, driven.instance, driven.number, driven.epoch, driven.executor, "", "")
         told = {"INTENT": msgspec.json.encode(intent).decode(), "WAITS": "yes" if driven.waits else "no"}
         not_after_s = self._agent.host.boottime_s() + SimulatedExecutor.start_window_s
         directory = self.directory(run.id, driven.instance, driven.number)
         return AttemptSpec(driven.name, directory, NOWHERE, environment=told, not_after_s=not_after_s), ""
+
+    def take_outputs(self, driven: Driven, run: Run, now: object, outputs: object) -> Taken:
+        """See Preparer: nothing is put out."""
+        return Taken()
 
 
 class AgentProcess:
@@ -167,7 +174,10 @@ class AgentProcess:
             keep_ended_s=5.0,
         )
         nothing: Any = None
-        worker = Worker(self.replica, cast("Any", host.journal), nothing, executors, nothing, nothing, settings, leases)
+        no_blobs: Any = SimpleNamespace(blobs=None)
+        worker = Worker(
+            self.replica, cast("Any", host.journal), nothing, executors, no_blobs, nothing, settings, leases
+        )
         worker._preparer = worker.leftovers._preparer = cast("Any", Preparing(self))
         return worker
 

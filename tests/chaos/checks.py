@@ -24,7 +24,9 @@ class Checks:
         self.index = 0
         self.final: dict[str, RunState] = {}
         self.run_of_key: dict[str, str] = {}
-        self.answers: dict[str, str] = {}  # key -> the run that a client was told of
+        self.answers: dict[str, str] = {}  # key -> the run or pipeline that a client was told of
+        self.runs_of: dict[str, tuple[str, ...]] = {}  # of each pipeline
+        self.accepted = 0
         self.counts: Counter[str] = Counter()
 
     def answered(self, key: str, run_id: str) -> None:
@@ -46,16 +48,30 @@ class Checks:
                 raise Violation(f"final is final (P4): {one.run.id} ends again at {entry.index}")
             self.final[one.run.id] = one.run.state
             self.counts[f"runs that ended {one.run.state}"] += 1
-        if isinstance(command, c.SubmitRun):
+        if isinstance(command, c.SubmitRun | c.SubmitPipeline):
             self._submitted(command, applied)
+        elif isinstance(command, c.Assign) and applied.ok:
+            self._assigned(table, command)
         elif isinstance(command, c.AgentLost) and applied.ok:
             self._lost(table, command)
 
-    def _submitted(self, command: c.SubmitRun, applied: Applied) -> None:
-        if applied.code == "ok" and self.run_of_key.setdefault(command.request, command.run_id) != command.run_id:
+    def _submitted(self, command: c.SubmitRun | c.SubmitPipeline, applied: Applied) -> None:
+        asked = command.run_id if isinstance(command, c.SubmitRun) else command.pipeline
+        if applied.code == "ok" and isinstance(command, c.SubmitPipeline):
+            self.runs_of[asked] = tuple(one.run_id for one in command.runs)
+        if applied.code == "ok":
+            self.accepted += len(self.runs_of.get(asked, (asked,)))
+        if applied.code == "ok" and self.run_of_key.setdefault(command.request, asked) != asked:
             raise Violation(f"same request, same run (P2): {command.request} is accepted again")
         if applied.ok and self.run_of_key[command.request] != applied.run_id:
             raise Violation(f"same request, same run (P2): {command.request} gets {applied.run_id}")
+
+    def _assigned(self, table: Table, command: c.Assign) -> None:
+        """What a run waits for has succeeded before anything of it is handed out."""
+        run = table.rows.runs[command.run_id]
+        for gate in run.gates:
+            if self.final.get(gate.plan.run_id) is not RunState.SUCCESS:
+                raise Violation(f"a run begins after those it waits for: {run.id} before {gate.plan.run_id}")
 
     def _lost(self, table: Table, command: c.AgentLost) -> None:
         """P3: whatever of that epoch could be fenced has ended before its loss counts."""
@@ -67,4 +83,5 @@ class Checks:
 
     def left(self) -> list[str]:
         """P1: the runs that a client was told of, and that have not ended."""
-        return sorted(run_id for run_id in self.answers.values() if run_id not in self.final)
+        told = [run_id for one in self.answers.values() for run_id in self.runs_of.get(one, (one,))]
+        return sorted(run_id for run_id in told if run_id not in self.final)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.errors import PrimeError
 from agent.runtable import commands as c
+from agent.runtable.gate_rows import GateKind, GatePlan
 from agent.runtable.model import InstanceKind, InstancePlan, OnAgentLost, Origin, RetryPolicy
 from tests.chaos.cluster import PROJECT, ChaosCluster, Host
 
@@ -21,6 +22,7 @@ class Request:
     key: str
     plans: tuple[InstancePlan, ...]
     timeout_ms: int
+    diamond: bool = False
     tries: int = 0
     answered: bool = False
 
@@ -31,6 +33,7 @@ class Clients:
     def __init__(self, cluster: ChaosCluster) -> None:
         self._cluster, self._chaos = cluster, cluster.chaos
         self._rng = cluster.chaos.random("clients")
+        self._pipelines = cluster.chaos.random("pipelines")
         self._count = 0
         self._stopped = False
         for _ in range(cluster.plan.clients):
@@ -44,10 +47,12 @@ class Clients:
         if self._stopped:
             return
         checks = self._cluster.checks
-        if len(checks.run_of_key) - len(checks.final) < RUNS_OPEN_MAX:
+        if checks.accepted - len(checks.final) < RUNS_OPEN_MAX:
             self._count += 1
             timeout_ms = self._rng.choice([20_000, 120_000, 300_000])
-            self._ask(Request(f"k{self._count}", tuple(_plans(self._rng)), timeout_ms))
+            request = Request(f"k{self._count}", tuple(_plans(self._rng)), timeout_ms)
+            request.diamond = self._pipelines.random() < self._chaos.pipelines
+            self._ask(request)
         self._cluster.agenda.after(self._chaos.pause_ms * self._rng.expovariate(1), self._next)
 
     def _ask(self, request: Request) -> None:
@@ -72,6 +77,9 @@ class Clients:
     async def _submit(self, host: Host, request: Request) -> None:
         assert host.agent is not None
         run_id = f"{self._rng.getrandbits(80):016x}"
+        if request.diamond:
+            await self._offer(host, request, _diamond(host, request, run_id))
+            return
         command = c.SubmitRun(
             time_ms=host.wall_ms(),
             run_id=run_id,
@@ -90,6 +98,10 @@ class Clients:
             queue_timeout_ms=request.timeout_ms,
             instances=request.plans,
         )
+        await self._offer(host, request, command)
+
+    async def _offer(self, host: Host, request: Request, command: c.SubmitRun | c.SubmitPipeline) -> None:
+        assert host.agent is not None
         try:
             applied = await host.agent.replica.propose(command)
         except PrimeError as error:
@@ -108,7 +120,8 @@ class Clients:
     def _cancel(self, run_id: str) -> None:
         host = self._choose()
         if host is not None and not self._stopped:
-            host.loop.create_task(self._propose(host, c.CancelRun(host.wall_ms(), run_id, "client", host.name)))
+            whole = c.CancelPipeline if run_id.startswith("p-") else c.CancelRun
+            host.loop.create_task(self._propose(host, whole(host.wall_ms(), run_id, "client", host.name)))
 
     async def _propose(self, host: Host, command: c.AnyCommand) -> None:
         assert host.agent is not None
@@ -116,6 +129,28 @@ class Clients:
             await host.agent.replica.propose(command)
         except PrimeError:
             self._cluster.counts["cancels not taken"] += 1
+
+
+def _diamond(host: Host, request: Request, name: str) -> c.SubmitPipeline:
+    """Four runs: one, two that wait for it, and one that waits for both."""
+    ids = [f"{name[:-1]}{place}" for place in "wxyz"]
+    runs = tuple(
+        c.PipelineRun(
+            run_id,
+            PROJECT,
+            "n",
+            f"j{place}",
+            "b",
+            request.timeout_ms,
+            request.timeout_ms,
+            request.plans,
+            tuple(GatePlan(GateKind.RUN, PROJECT, f"j{one}", ids[one], timeout_ms=None) for one in after),
+        )
+        for place, (run_id, after) in enumerate(zip(ids, ((), (0,), (0,), (1, 2)), strict=True))
+    )
+    return c.SubmitPipeline(
+        host.wall_ms(), f"p-{name}", 0, "client", host.name, request.key, request.key, 86_400_000, runs
+    )
 
 
 def _plans(rng: random.Random) -> list[InstancePlan]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from agent.cluster.leases import Leases
-from agent.runtable import apply as apply_module
+from agent.runtable import accepting
 from agent.runtable.model import LeaseTerms
 from agent.runtable.table import Table
 from agent.worker import Worker
@@ -42,11 +42,11 @@ def _without_waiting_for_the_intent() -> Any:
 
 
 def _forgets_requests() -> Any:
-    submit = apply_module._submit
+    submit = accepting.submit
 
-    def mutant(table: Table, index: int, command: Any) -> Any:
+    def mutant(table: Table, command: Any) -> Any:
         table.rows.requests.clear()
-        return submit(table, index, command)
+        return submit(table, command)
 
     return mutant
 
@@ -58,7 +58,7 @@ MUTANTS: Final[dict[str, Callable[[], list[Patch]]]] = {
     "a loss is declared without waiting": lambda: [(Leases, "_loss_s", property(lambda _leases: 0.5))],
     "the intent is not waited for": lambda: [(Worker, "_journaled", _without_waiting_for_the_intent())],
     "the watchdog is not told of a start": lambda: [(Leases, "guard", _untold)],
-    "a repeated request is another one": lambda: [(apply_module, "_submit", _forgets_requests())],
+    "a repeated request is another one": lambda: [(accepting, "submit", _forgets_requests())],
 }
 
 

@@ -90,7 +90,7 @@ class Chaos:
     """A run. core: the simulator's part. terms: of the leases. drift: how far clocks are off, as a share.
 
     skew_ms: between wall clocks. gossip: whether words go by gossip too. heard: whether the leader gives nothing to who
-    is silent. pause_ms: between a client's requests.
+    is silent. pause_ms: between a client's requests. pipelines: which share of these is for a pipeline.
     """
 
     seed: int
@@ -102,6 +102,7 @@ class Chaos:
     pause_ms: int
     patience_ms: int
     strikes: tuple[Strike, ...] = field(default=())
+    pipelines: float = 0.0
 
     def random(self, name: str) -> random.Random:
         """A source of its own for each purpose."""

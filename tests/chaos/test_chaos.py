@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,15 @@ SLOW = ("half of the margin", "the intent is not waited for", "the watchdog is n
 @pytest.mark.parametrize("seed", [0, 1, 2, 5, 8])
 def test_no_seed_breaks_a_promise(seed: int) -> None:
     assert run(make(seed, 60.0)).failure is None, REPLAY
+
+
+@pytest.mark.parametrize("seed", [3, 6])
+def test_runs_that_wait_for_others_begin_after_them_and_end_whatever_happens_p1(seed: int) -> None:
+    outcome = run(replace(make(seed, 60.0), pipelines=0.5))
+    assert outcome.failure is None
+    assert outcome.counts["SubmitPipeline ok"] > 3
+    assert outcome.counts["runs that ended success"] > 3
+    assert outcome.counts["runs that ended upstream_failed"] > 0
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:

@@ -85,7 +85,7 @@ def applied(ask: Prime) -> Prime:
     return ask
 
 
-def shell_job(folder: Path, name: str, script: str) -> None:
+def shell_job(folder: Path, name: str, script: str, extra: str = "") -> None:
     path = folder / "jobs" / name / "job.yaml"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(SHELL.format(name=name, script=script))
+    path.write_text(SHELL.format(name=name, script=script) + extra)

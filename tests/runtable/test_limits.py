@@ -196,5 +196,7 @@ def test_many_in_the_way_are_told_of_in_short_p11(driver: Driver) -> None:
 @pytest.mark.parametrize("origin", sorted(set(Origin) - {Origin.EXTERNAL}))  # that one is never run here
 def test_every_origin_is_judged_alike_r2(driver: Driver, origin: Origin) -> None:
     for number in range(3):
-        driver.submit(run_id=f"r{number}", origin=origin, at_ms=START_MS + number, max_active=1, overlap=Overlap.QUEUE)
+        driver.submit(
+            run_id=f"r{number}", origin=origin, scheduled_at_ms=START_MS + number, max_active=1, overlap=Overlap.QUEUE
+        )
     assert given_out(driver) == ["r0"]

@@ -67,7 +67,7 @@ def test_many_holders_are_told_of_in_short_p11(driver: Driver) -> None:
 
 def test_replays_take_half_of_all_slots_and_hold_up_no_other_run_of_their_job(driver: Driver) -> None:
     for number in range(9):
-        driver.submit(run_id=f"r{number}", origin=Origin.REPLAY, at_ms=START_MS + number)
+        driver.submit(run_id=f"r{number}", origin=Origin.REPLAY, scheduled_at_ms=START_MS + number)
     driver.submit(run_id="manual")
     found = given_out(driver)
     assert (len(found), "manual" in found) == (6, True)
@@ -78,8 +78,8 @@ def test_replays_take_half_of_all_slots_and_hold_up_no_other_run_of_their_job(dr
 def test_a_project_may_give_its_replays_less(driver: Driver) -> None:
     driver.say(c.PutProject(START_MS, "p", pools={"replay": 1}))
     for number in range(3):
-        driver.submit(run_id=f"r{number}", origin=Origin.REPLAY, at_ms=START_MS + number)
-    driver.submit(task(pool="replay"), run_id="r3", origin=Origin.REPLAY, at_ms=START_MS + 3)
+        driver.submit(run_id=f"r{number}", origin=Origin.REPLAY, scheduled_at_ms=START_MS + number)
+    driver.submit(task(pool="replay"), run_id="r3", origin=Origin.REPLAY, scheduled_at_ms=START_MS + 3)
     assert given_out(driver) == ["r0"]
     assert why(driver, "r1").startswith("waits for the pool replay: 1 of 1 slot taken, by r0/bq2bq")
 

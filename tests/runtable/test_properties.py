@@ -16,6 +16,8 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS, apply
 from agent.runtable.explain import explain
+from agent.runtable.explain_gates import explain_gates
+from agent.runtable.gate_rows import GateKind, GatePlan, OnFailure
 from agent.runtable.model import (
     AttemptState,
     InstanceKind,
@@ -87,6 +89,22 @@ def jobs(draw: st.DrawFn) -> tuple[InstancePlan, ...]:
     return tuple(plans)
 
 
+@st.composite
+def gates(draw: st.DrawFn) -> list[GatePlan]:
+    """Up to two gates of ticks or http: ticks of the job k, which is among those that are asked for."""
+    made = []
+    for kind in draw(st.lists(st.sampled_from([GateKind.TICKS, GateKind.HTTP]), max_size=2)):
+        ticks = draw(st.lists(st.integers(START_MS, START_MS + 2), max_size=2)) if kind is GateKind.TICKS else ()
+        rule, on_failure = draw(RULES), draw(st.sampled_from(OnFailure))
+        timeout_ms = draw(st.sampled_from([1000, HOUR_MS]))
+        made.append(GatePlan(kind, "p", "k", "", tuple(ticks), "h", rule, on_failure, timeout_ms, 60_000))
+    return made
+
+
+SHAPES = [("",), ("", "0"), ("", "0", "01"), ("", "0", "0", "12")]
+REQUEST = st.sampled_from(["", "", "k1", "k2"])
+
+
 class RunTableMachine(RuleBasedStateMachine):
     """One table under random commands, its twin fed from the log, and a loaded copy from time to time."""
 
@@ -97,7 +115,7 @@ class RunTableMachine(RuleBasedStateMachine):
     def found(self, slots: int) -> None:
         self.driver = Driver().found(slots=slots)
         self.driver.up("a2", 2, node=2, labels={"gpu": "yes"}, unfenceable=("mock",))
-        self.driver.say(c.SetLimits(START_MS, Limits(runs_max=5, finished_max=3, held_max=3)))
+        self.driver.say(c.SetLimits(START_MS, Limits(runs_max=8, finished_max=6, held_max=3)))
         self.driver.say(c.PutProject(START_MS, "p", pools={"x": 1}))
         self.twin = Table()
         self.count = 0
@@ -129,11 +147,74 @@ class RunTableMachine(RuleBasedStateMachine):
             origin=origin,
             body=body,
             job=job,
-            at_ms=START_MS + self.count % 3,
+            scheduled_at_ms=START_MS + self.count % 3,
             timeout_ms=4 * HOUR_MS,
             max_active=limits[0],
             overlap=limits[1],
         ).run_id
+
+    @rule(target=runs, plans=jobs(), gates=gates(), after=st.lists(PICK, max_size=2), tick=PICK, request=REQUEST)
+    def submit_gated(
+        self, plans: tuple[InstancePlan, ...], gates: list[GatePlan], after: list[int], tick: int, request: str
+    ) -> str:
+        """A run that waits, for runs that are there among others."""
+        self.count += 1
+        plan = GatePlan(GateKind.RUN, "p", "j", rule=TriggerRule.ALL_SUCCESS, timeout_ms=None)
+        known = [*self.driver.table.rows.runs, *self.driver.table.rows.finished, "nobody"]
+        named = [msgspec.structs.replace(plan, run_id=known[one % len(known)]) for one in after]
+        origin = Origin.SCHEDULE if tick < 2 else Origin.MANUAL
+        return self.driver.submit(
+            *plans,
+            run_id=f"r{self.count}",
+            request=request,
+            origin=origin,
+            job="k",
+            scheduled_at_ms=START_MS + tick,
+            gates=(*gates, *named),
+            timeout_ms=4 * HOUR_MS,
+        ).run_id
+
+    @rule(target=runs, plans=jobs(), gates=gates(), shape=st.sampled_from(SHAPES), request=REQUEST)
+    def submit_pipeline(
+        self, plans: tuple[InstancePlan, ...], gates: list[GatePlan], shape: tuple[str, ...], request: str
+    ) -> MultipleResults[str]:
+        """shape: of each run, the places of those that it waits for."""
+        ids = [f"r{self.count + place}" for place in range(1, 1 + len(shape))]
+        self.count += len(shape)
+        made = []
+        for run_id, after in zip(ids, shape, strict=True):
+            edges = [GatePlan(GateKind.RUN, "p", "j", ids[int(one)], timeout_ms=None) for one in after]
+            some = [msgspec.structs.replace(one, rule=gates[0].rule if gates else one.rule) for one in edges]
+            made.append(c.PipelineRun(run_id, "p", "n", "j", "b", HOUR_MS, HOUR_MS, plans, (*gates, *some)))
+        now_ms, pipeline = self.driver.now_ms, f"p-{self.count}"
+        applied = self.driver.say(
+            c.SubmitPipeline(now_ms, pipeline, START_MS, "me", "a1", request, "x", HOUR_MS, tuple(made))
+        )
+        return multiple(*(ids if applied.code == "ok" else ()))
+
+    @rule(pick=PICK, met=st.booleans())
+    def a_request_is_answered(self, pick: int, met: bool) -> None:
+        due = self.driver.table.awaiting.polls_due(self.driver.now_ms, 10)
+        for _next_ms, run_id, number in due[pick : pick + 1]:
+            asked = self.driver.table.rows.runs[run_id].gates[number].asked
+            assert self.driver.say(c.GateAnswered(self.driver.now_ms, run_id, number, asked, met, "503")).ok
+
+    @rule(pick=PICK, assume=st.booleans(), teardown=st.booleans())
+    def cancel_pipeline(self, pick: int, assume: bool, teardown: bool) -> None:
+        known = [*sorted(self.driver.table.pipelines), "p-nobody"]
+        pipeline = known[pick % len(known)]
+        self.driver.say(c.CancelPipeline(self.driver.now_ms, pipeline, "me", "a1", assume, teardown))
+
+    @rule(run_ids=st.lists(runs, min_size=1, max_size=3, unique=True), assume=st.booleans())
+    def bring_back(self, run_ids: list[str], assume: bool) -> None:
+        cleared = []
+        for run_id in run_ids:
+            one = next((f for f in reversed(self.driver.finished) if f.run.id == run_id), None)
+            row = self.driver.table.rows.finished.get(run_id)
+            names = tuple(i.plan.name for i in one.run.instances) if one is not None else ("t",)
+            index = row.index if row is not None else 0
+            cleared.append(c.ClearedRun(run_id, names, one.record if one is not None else b"", index))
+        self.driver.say(c.ClearRuns(self.driver.now_ms, tuple(cleared), "me", "a1", "retry", assume))
 
     @rule()
     def plan_once(self) -> None:
@@ -251,6 +332,7 @@ class RunTableMachine(RuleBasedStateMachine):
     def everything_that_waits_is_explained_p11(self) -> None:
         for run in self.driver.table.rows.runs.values():
             assert all(e.why for e in explain(self.driver.table, run))
+            assert all(gate.why for gate in explain_gates(self.driver.table, run))
 
     def teardown(self) -> None:
         """Whatever was said, everything accepted ends once its work does and time passes (P1).
@@ -266,6 +348,8 @@ class RunTableMachine(RuleBasedStateMachine):
                     if instance.open_attempt is not None and instance.state is not InstanceState.UNKNOWN:
                         driver.end(instance.plan.name, Reason.EXIT_CODE, run.id)
         assert driver.table.rows.runs == {}
+        assert not driver.table.awaiting.of_runs
+        assert not driver.table.awaiting.of_ticks
 
     def _picked(self, pick: int) -> list[tuple[str, str]]:
         """One of the instances with an open attempt, if there is any."""
@@ -327,4 +411,5 @@ def test_no_sequence_of_commands_makes_apply_raise(sequence: list[c.AnyCommand])
         applied = apply(driver.table, driver.index, data)
         assert applied.code in {"ok", "duplicate"} or applied.code in REFUSALS
         plan(driver.table, driver.now_ms)
+        driver.table.awaiting.polls_due(driver.now_ms, 9)
         driver.table.dump()
