@@ -153,9 +153,23 @@ class RunTableMachine(RuleBasedStateMachine):
             overlap=limits[1],
         ).run_id
 
-    @rule(target=runs, plans=jobs(), gates=gates(), after=st.lists(PICK, max_size=2), tick=PICK, request=REQUEST)
+    @rule(
+        target=runs,
+        plans=jobs(),
+        gates=gates(),
+        after=st.lists(PICK, max_size=2),
+        tick=PICK,
+        request=REQUEST,
+        limits=st.sampled_from([(0, Overlap.ALLOW), (1, Overlap.QUEUE), (1, Overlap.CANCEL_PREVIOUS)]),
+    )
     def submit_gated(
-        self, plans: tuple[InstancePlan, ...], gates: list[GatePlan], after: list[int], tick: int, request: str
+        self,
+        plans: tuple[InstancePlan, ...],
+        gates: list[GatePlan],
+        after: list[int],
+        tick: int,
+        request: str,
+        limits: tuple[int, Overlap],
     ) -> str:
         """A run that waits, for runs that are there among others."""
         self.count += 1
@@ -172,6 +186,8 @@ class RunTableMachine(RuleBasedStateMachine):
             scheduled_at_ms=START_MS + tick,
             gates=(*gates, *named),
             timeout_ms=4 * HOUR_MS,
+            max_active=limits[0],
+            overlap=limits[1],
         ).run_id
 
     @rule(target=runs, plans=jobs(), gates=gates(), shape=st.sampled_from(SHAPES), request=REQUEST)
