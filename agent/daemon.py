@@ -58,6 +58,7 @@ from agent.mirroring import Mirroring
 from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
+from agent.replaying import go_on
 from agent.replica import Replica, found
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS
@@ -488,6 +489,7 @@ async def _run(
         have = daemon.service.context.have
         go("http gates", HttpGates(daemon.replica, daemon.service.context.provisioner, have).run_forever())
         go("leader", lead(daemon.replica, daemon.steward.unheard))
+        go("replays", go_on(daemon.replica))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
         go("housekeeping", daemon.housekeeper.run_forever(lambda: daemon.mirror.mirrored() if daemon.mirror else None))

@@ -45,7 +45,13 @@ LEADER_S: Final = 3.0  # an election, and the first look at the others' clocks
 SILENT_S: Final = 2.0  # without a word: some elections take less
 APPLY_S: Final = 5.0  # until this agent has applied what the leader has: then who wrote here reads it here
 NOTHING_HAPPENED: Final = frozenset({"no_leader", "not_committed", "unreachable", "tables_differ"})
-REPEATABLE: Final = (c.SubmitRun, c.SubmitPipeline, c.InstanceStarted, c.InstanceEnded)  # the second is a no-op
+REPEATABLE: Final = (
+    c.SubmitRun,
+    c.SubmitPipeline,
+    c.CreateReplay,
+    c.InstanceStarted,
+    c.InstanceEnded,
+)  # the second is a no-op
 SNAPSHOT_BYTES: Final = 64 * 1024 * 1024  # of log since the last snapshot
 
 

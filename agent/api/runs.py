@@ -34,14 +34,15 @@ def run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunReq
     return RunRequest(
         scheduled_at=sent.scheduled_at,
         config=sent.config,
-        key=_key(request),
+        key=idempotency_key(request),
         body_hash=hashlib.sha256(canonical).hexdigest(),
         params=sent.params,
         check_dependencies=isinstance(sent, s.RunBody) and sent.check_dependencies,
     )
 
 
-def _key(request: web.Request) -> str:
+def idempotency_key(request: web.Request) -> str:
+    """The header Idempotency-Key, "" where there is none. Raises Refusal("invalid")."""
     keys: list[str] = request.headers.getall("Idempotency-Key", [])
     if len(keys) > 1:
         raise Refusal("invalid", "the header Idempotency-Key is given twice; which request is meant?", 400)
@@ -83,6 +84,7 @@ async def _list(request: web.Request) -> web.Response:
     wanted = await read(request, s.RunsQuery)
     if wanted.cursor is not None:
         _check_cursor(wanted.cursor)
+    replay = None if wanted.replay is None else face(request).service.replays.find(wanted.replay)
     page = await face(request).service.queries.page(
         RunFilter(
             project=wanted.project,
@@ -95,6 +97,7 @@ async def _list(request: web.Request) -> web.Response:
         ),
         wanted.limit,
         wanted.cursor,
+        replay,
     )
     runs = [views.run(one, face(request).provisional(one.id)) for one in page.runs]
     meta, holes = views.meta(face(request)), face(request).service.context.replica.history.holes
@@ -265,7 +268,7 @@ ROUTES = (
         handler=_list,
         query=s.RunsQuery,
         answer=s.RunsAnswer,
-        refusals=(422,),
+        refusals=(404, 409, 422),
     ),
     Route(
         method="GET",

@@ -51,6 +51,7 @@ def run(row: Run, words: Iterable[Word] = ()) -> s.RunView:
         audit=[s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what) for one in row.audit],
         pipeline=row.pipeline or None,
         gates=[_gate(one) for one in row.gates],
+        replay=row.replay or None,
     )
 
 

@@ -40,7 +40,7 @@ def show_json(value: object) -> None:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as they must be; nothing but the head where there are no rows."""
-    texts = [[_cell(one) for one in row] for row in rows]
+    texts = [[cell(one) for one in row] for row in rows]
     widths = [max(len(row[n]) for row in [list(head), *texts]) for n in range(len(head))]
     click.echo("  ".join(name.ljust(width) for name, width in zip(head, widths, strict=True)).rstrip())
     for row in texts:
@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """One line of text: `-` for nothing, times to the second."""
     if value is None:
         return "-"
@@ -114,7 +114,8 @@ def show_run(run: Mapping[str, Any]) -> None:
     reason = f" ({run['reason']})" if run["reason"] else ""
     state = coloured(run["state"], COLOURS.get(run["state"]))
     click.echo(f"run {run['id']}  {run['project']}/{run['namespace']}/{run['job']}  {state}{reason}")
-    click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {run['origin']} by {run['requested_by']}", nl=False)
+    origin = f"replay {run['replay']}" if run.get("replay") else run["origin"]
+    click.echo(f"scheduled at {cell(run['scheduled_at'])}, {origin} by {run['requested_by']}", nl=False)
     took = duration(run["started_at"], run["finished_at"])
     click.echo(f", took {took}" if took else "")
     if run.get("pipeline"):
@@ -131,7 +132,7 @@ def show_run(run: Mapping[str, Any]) -> None:
         if instance["message"]:
             click.echo(f"{instance['name']}: {instance['message']}")
     for entry in run["audit"]:
-        click.echo(f"{_cell(entry['at'])} {entry['who']}: {entry['what']}")
+        click.echo(f"{cell(entry['at'])} {entry['who']}: {entry['what']}")
 
 
 def _attempt_row(instance: Mapping[str, Any], kind: str, attempt: Mapping[str, Any] | None) -> list[object]:

@@ -32,6 +32,7 @@ from agent.runtable.model import (
     Secret,
     Token,
 )
+from agent.runtable.replay_rows import ReplayPlan
 
 
 class Command(msgspec.Struct, array_like=True, frozen=True, tag=True, gc=False):
@@ -161,6 +162,7 @@ class SubmitRun(Command, frozen=True):
     request: the scoped key of the request, "" = none; body_hash: of its body; keep_ms: how long the key is remembered.
     bundle: hash of the blob with all the run needs, durable before this is proposed.
     gates: what it waits for; a run gate names a run that is there.
+    replay: the one that makes it. No log says so: a replay's runs are made by `ReplayTicks`.
     """
 
     run_id: str
@@ -179,6 +181,7 @@ class SubmitRun(Command, frozen=True):
     queue_timeout_ms: Count
     instances: tuple[InstancePlan, ...]
     gates: tuple[GatePlan, ...] = ()
+    replay: str = ""
 
 
 class PipelineRun(FrozenRow, frozen=True):
@@ -346,6 +349,55 @@ class MarkInstance(Command, frozen=True):
     assume_stopped: bool = False
 
 
+class CreateReplay(Command, frozen=True):
+    """Accept a replay. request, body_hash, keep_ms: as of `SubmitRun`."""
+
+    replay_id: str
+    plan: ReplayPlan
+    who: str
+    via: str
+    request: str
+    body_hash: str
+    keep_ms: Count
+
+
+class ReplayTicks(Command, frozen=True):
+    """What the leader has computed of a replay's schedule: the ticks that follow its cursor in this round.
+
+    As many are taken as may run; the rest is said again. done: no tick follows these.
+    """
+
+    replay_id: str
+    round: Count
+    cursor: Count | None
+    ticks: tuple[Count, ...]
+    done: bool
+
+
+class CancelReplay(Command, frozen=True):
+    """Make no run more of a replay, and end those that go on.
+
+    assume_stopped: the operator's word that work on lost agents has ended; runs with such work go on without it.
+    """
+
+    replay_id: str
+    who: str
+    via: str
+    assume_stopped: bool = False
+
+
+class ResumeReplay(Command, frozen=True):
+    """Let a replay that has ended go on: with the ticks that are left, and those whose run was cancelled.
+
+    failed: and those whose run has failed.
+    """
+
+    replay_id: str
+    who: str
+    via: str
+    failed: bool = False
+
+
 class AdvanceTime(Command, frozen=True):
     """Let time pass: every deadline at or before `time_ms` fires."""
 
@@ -378,6 +430,10 @@ AnyCommand = (
     | CancelPipeline
     | ClearRuns
     | GateAnswered
+    | CreateReplay
+    | ReplayTicks
+    | CancelReplay
+    | ResumeReplay
 )
 
 LEVEL: Final = 1  # the highest that this program knows

@@ -19,6 +19,7 @@ from agent.runtable.model import (
     RunState,
     TableImage,
 )
+from agent.runtable.replay_invariants import check_replays
 from agent.runtable.table import Table
 from agent.runtable.waiting import need_of
 
@@ -38,6 +39,7 @@ def check(table: Table) -> None:
     for request in rows.requests.values():
         assert request.run_id, "a request without its run"
     _check_agents(rows)
+    check_replays(table)
     _check_indexes(table)
     _check_waiting(table)
 

@@ -14,12 +14,14 @@ from typing import Annotated
 
 import msgspec
 
+from agent.runtable.audit import Audit as Audit
 from agent.runtable.bounds import Count as Count
 from agent.runtable.bounds import Level as Level
 from agent.runtable.bounds import Seconds as Seconds
 from agent.runtable.gate_rows import Gate as Gate
 from agent.runtable.gate_rows import GateState
 from agent.runtable.gate_rows import TriggerRule as TriggerRule
+from agent.runtable.replay_rows import Replay
 
 
 class RunState(StrEnum):
@@ -268,19 +270,11 @@ class Instance(Row):
         return any(attempt.unproven for attempt in self.attempts[self.clears :])
 
 
-class Audit(FrozenRow, frozen=True):
-    """Who did what to a run, when and through which agent."""
-
-    at_ms: int
-    who: str
-    via: str
-    what: str
-
-
 class Run(Row):
     """One execution of a job. `bundle` is the hash of the blob that holds all it needs to compile.
 
     deadline_ms: the end of its time, which begins when its gates are open; 0 = it has not begun.
+    replay: the one that has made it, "" = none.
     teardown_until_ms: until when the teardown of a run that is being ended is spared; None = as long as it takes (no
     longer than the run's time), 0 = it is ended with the rest.
     gates: what it waits for before any of its instances.  pipeline: the one it belongs to, "" = none.
@@ -309,6 +303,7 @@ class Run(Row):
     teardown_until_ms: Count | None = None
     gates: list[Gate] = []
     pipeline: str = ""
+    replay: str = ""
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -360,6 +355,7 @@ class FinishedRow(FrozenRow, frozen=True):
     index: int
     finished_at_ms: int
     pipeline: str = ""
+    replay: str = ""
 
 
 class Request(FrozenRow, frozen=True):
@@ -570,6 +566,7 @@ class TableImage(Row):
     tokens: dict[str, Token] = {}
     hold_ms: Count = 0
     level: Level = 1
+    replays: dict[str, Replay] = {}
 
 
 def secret_key(project: str, namespace: str, name: str) -> str:
@@ -577,6 +574,6 @@ def secret_key(project: str, namespace: str, name: str) -> str:
     return f"{project}/{namespace}/{name}"
 
 
-def tick_key(project: str, job: str, scheduled_at_ms: int, origin: Origin) -> str:
-    """The key by which ticks deduplicate (P2)."""
-    return f"{project}/{job}/{scheduled_at_ms}/{origin}"
+def tick_key(project: str, job: str, scheduled_at_ms: int, source: str) -> str:
+    """The key by which ticks deduplicate (P2). source: the origin of the run, or the id of the replay that made it."""
+    return f"{project}/{job}/{scheduled_at_ms}/{source}"

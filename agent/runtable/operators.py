@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Final
 
 from agent.runtable import commands as c
-from agent.runtable import gates, lifecycle
+from agent.runtable import gates, lifecycle, replays
 from agent.runtable.model import Audit, Instance, InstanceState, Reason, Run, RunState
 from agent.runtable.table import Table, unpack_run
 
@@ -142,6 +142,7 @@ def _recorded(table: Table, one: c.ClearedRun, cmd: c.ClearRuns) -> Run | str:
 
 
 def _bring_back(table: Table, run: Run, beside: Collection[str]) -> None:
+    replays.run_returns(table, run)
     del table.rows.finished[run.id]
     begun = any(instance.attempts for instance in run.instances)
     run.state = RunState.RUNNING if begun else RunState.QUEUED
