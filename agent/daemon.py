@@ -489,7 +489,7 @@ async def _run(
         have = daemon.service.context.have
         go("http gates", HttpGates(daemon.replica, daemon.service.context.provisioner, have).run_forever())
         go("leader", lead(daemon.replica, daemon.steward.unheard))
-        go("replays", go_on(daemon.replica))
+        go("replays", go_on(daemon.replica, daemon.service.replays.gates_of))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
         go("housekeeping", daemon.housekeeper.run_forever(lambda: daemon.mirror.mirrored() if daemon.mirror else None))

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.errors import Refusal
 from agent.replica import Replica
 from agent.runtable.commands import ReplayTicks
+from agent.runtable.gate_rows import GatePlan
 from agent.runtable.replay_rows import Replay, ReplayPlan, Reprocess
 from agent.runtable.table import Table
 from agent.spec import cron, schedules
+from agent.store.errors import BlobError
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +33,18 @@ LOOK_MAX: Final = 100  # ticks of one command, where some may be passed by
 REFUSED_WAIT_S: Final = 1.0  # before asking again where nothing was taken
 EXPECTED: Final = frozenset({"ok", "stale"})
 
+GatesOf = Callable[[Replay, int], Awaitable[tuple[GatePlan, ...]]]
 
-async def go_on(replica: Replica) -> None:
-    """Give replays their ticks for as long as this agent leads. Ends when cancelled."""
+
+async def _none(_replay: Replay, _tick_ms: int) -> tuple[GatePlan, ...]:
+    return ()
+
+
+async def go_on(replica: Replica, gates_of: GatesOf = _none) -> None:
+    """Give replays their ticks for as long as this agent leads. Ends when cancelled.
+
+    gates_of: what the run of a tick waits for, of a replay whose runs wait. It may raise Refusal and BlobError.
+    """
     while True:
         changed, term = replica.changed(), replica.term
         proposed = proposals(replica.table, replica.clock.now_ms()) if replica.leads else []
@@ -39,15 +52,23 @@ async def go_on(replica: Replica) -> None:
             await asyncio.shield(changed)
             continue
         try:
+            proposed = [await _gated(replica.table, command, gates_of) for command in proposed]
             done = await asyncio.gather(*(replica.decide(command, term) for command in proposed))
-        except Refusal as refusal:
-            log.warning("a replay's ticks were not taken", extra={"code": refusal.code, "error": refusal.message})
+        except (Refusal, BlobError) as error:
+            log.warning("a replay's ticks were not taken", extra={"error": str(error)})
             await asyncio.sleep(REFUSED_WAIT_S)
             continue
         codes = {one.code for one in done} - EXPECTED
         if codes:
             log.warning("a replay's run was not accepted", extra={"codes": sorted(codes)})
             await asyncio.sleep(REFUSED_WAIT_S)
+
+
+async def _gated(table: Table, command: ReplayTicks, gates_of: GatesOf) -> ReplayTicks:
+    replay = table.rows.replays.get(command.replay_id)
+    if replay is None or not replay.plan.gated:
+        return command
+    return replace(command, gates=tuple([await gates_of(replay, tick_ms) for tick_ms in command.ticks]))
 
 
 def proposals(table: Table, now_ms: int) -> list[ReplayTicks]:
@@ -58,7 +79,7 @@ def proposals(table: Table, now_ms: int) -> list[ReplayTicks]:
 def _next(table: Table, replay: Replay, now_ms: int) -> ReplayTicks:
     plan = replay.plan
     free = plan.parallel - len(table.replaying.runs(replay.id))
-    takes_all = replay.round == 1 and plan.reprocess is Reprocess.COMPLETED
+    takes_all = plan.gated or (replay.round == 1 and plan.reprocess is Reprocess.COMPLETED)
     count = max(free, 1) if takes_all else LOOK_MAX
     found = list(islice(ticks_after(plan, replay.cursor), count + 1))
     done = len(found) <= count

@@ -19,6 +19,7 @@ class ReplayBody(Request, frozen=True):
     start, end: RFC 3339, or a date, which is that whole day where the job's schedule is; without `end`: `start` alone.
     parallel: runs at once.  reverse: the last tick first.  stop_on_failure: make no run more once one has failed.
     reprocess: which ticks that have had a run are run again: none, those whose last run failed, or all.
+    check_dependencies: its runs wait for what the job depends on.
     config overrides values of the task's config; params: values of the job's own.
     """
 
@@ -30,6 +31,7 @@ class ReplayBody(Request, frozen=True):
     reverse: bool = False
     stop_on_failure: bool = False
     reprocess: Reprocess = Reprocess.COMPLETED
+    check_dependencies: bool = True
     config: Config = msgspec.field(default_factory=dict)
     params: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class ReplayView(View, frozen=True):
     reverse: bool
     stop_on_failure: bool
     reprocess: Reprocess
+    check_dependencies: bool
     requested_by: str
     via: str
     created_at: datetime

@@ -51,6 +51,7 @@ def replay() -> None:
     type=click.Choice(["none", "failed", "completed"]),
     help="Of ticks that have had a run, run again: none, those whose last run failed, or all.",
 )
+@click.option("--ignore-dependencies", is_flag=True, help="Its runs do not wait for what the job depends on.")
 @click.option("--job-config", multiple=True, help="Override values of the task's config.", metavar="K=V[,K=V...]")
 @param_option
 @click.option("--dry-run", is_flag=True, help="Only show what would be done; nothing is changed.")
@@ -62,6 +63,7 @@ def replay() -> None:
 def create(
     client: Client,
     name: str,
+    ignore_dependencies: bool,  # noqa: FBT001  click gives flags so
     job_config: tuple[str, ...],
     param: tuple[str, ...],
     dry_run: bool,  # noqa: FBT001  click gives flags so
@@ -81,6 +83,7 @@ def create(
         **asked,
         "project": project_name(project),
         "job": name,
+        "check_dependencies": not ignore_dependencies,
         "config": pairs_of(job_config, "--job-config"),
         "params": params_of(param),
     }
@@ -252,6 +255,7 @@ def _show(answer: dict[str, Any], form: str) -> None:
         *(["the last first"] if one["reverse"] else []),
         *(["stops on failure"] if one["stop_on_failure"] else []),
         f"reprocess {one['reprocess']}",
+        *(["waits for dependencies"] if one["check_dependencies"] else []),
     ]
     output.table(
         ["FROM", "TO", "TICKS", "RUNS", "PASSED BY", "HOW", "BY"],

@@ -365,6 +365,7 @@ class ReplayTicks(Command, frozen=True):
     """What the leader has computed of a replay's schedule: the ticks that follow its cursor in this round.
 
     As many are taken as may run; the rest is said again. done: no tick follows these.
+    gates: what the run of each tick waits for; () = none waits for anything.
     """
 
     replay_id: str
@@ -372,6 +373,7 @@ class ReplayTicks(Command, frozen=True):
     cursor: Count | None
     ticks: tuple[Count, ...]
     done: bool
+    gates: tuple[tuple[GatePlan, ...], ...] = ()
 
 
 class CancelReplay(Command, frozen=True):

@@ -43,6 +43,7 @@ class ReplayPlan(msgspec.Struct, array_like=True, gc=False, frozen=True):
     run: the `SubmitRun` that each run is made of, encoded; its id and its time stand for none.
     bundle: the blob that it names.  interval, location, start_date: the schedule, as the job had it then.
     first_ms, last_ms: ticks from and to, both inclusive.  total: how many these are.
+    gated: its runs wait for what their job depends on.
     reverse: the last tick first.  parallel: runs at once.  stop_on_failure: make no run more once one has failed.
     """
 
@@ -60,6 +61,7 @@ class ReplayPlan(msgspec.Struct, array_like=True, gc=False, frozen=True):
     parallel: Count = 1
     stop_on_failure: bool = False
     reprocess: Reprocess = Reprocess.COMPLETED
+    gated: bool = False
 
     def comes_after(self, tick_ms: int, before_ms: int | None) -> bool:
         """Whether a tick comes later in this replay than another one; None = before all."""

@@ -7,7 +7,7 @@ these out is handed in, so that limits and refusals are the same for all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from agent.runtable import commands as c
 from agent.runtable.audit import Audit
+from agent.runtable.gate_rows import GatePlan
 from agent.runtable.model import RUN_FINAL, Origin, Request, Run, RunState, tick_key
 from agent.runtable.replay_rows import (
     AUDIT_MAX,
@@ -36,6 +37,7 @@ ID_CHARACTERS: Final = 16
 GOOD: Final = frozenset({RunState.SUCCESS, RunState.SKIPPED})
 BAD: Final = (RunState.FAILED, RunState.UPSTREAM_FAILED, RunState.CANCELLED)
 
+Gates = tuple[GatePlan, ...]
 Execute = Callable[[c.AnyCommand], str]  # carries a command out as part of this one; returns its code
 ReplayCommand = c.CreateReplay | c.ReplayTicks | c.CancelReplay | c.ResumeReplay
 
@@ -175,9 +177,10 @@ def _take(table: Table, cmd: c.ReplayTicks, execute: Execute) -> str:
         return "unknown_replay"
     if not replay.goes_on or (cmd.round, cmd.cursor) != (replay.round, replay.cursor):
         return "stale"
-    if not _in_order(replay, cmd):
+    if not _in_order(replay, cmd) or len(cmd.gates) not in {0, len(cmd.ticks)}:
         return "invalid"
-    code = _go_over(table, replay, cmd.ticks, execute)
+    gates = cmd.gates or ((),) * len(cmd.ticks)
+    code = _go_over(table, replay, zip(cmd.ticks, gates, strict=True), execute)
     replay = table.rows.replays[cmd.replay_id]
     if code == "ok" and cmd.done and replay.goes_on:
         table.put_replay(replace(replay, exhausted=True, whole=True))
@@ -187,15 +190,15 @@ def _take(table: Table, cmd: c.ReplayTicks, execute: Execute) -> str:
     return "ok" if moved else "stale" if code == "ok" else code
 
 
-def _go_over(table: Table, replay: Replay, ticks: Sequence[int], execute: Execute) -> str:
+def _go_over(table: Table, replay: Replay, ticks: Iterable[tuple[int, Gates]], execute: Execute) -> str:
     """Look at ticks in order. Returns "ok" where it has looked at all, else why not at the rest."""
-    for tick_ms in ticks:
+    for tick_ms, gates in ticks:
         replay = table.rows.replays[replay.id]
         verdict = _judge_again(table, replay, tick_ms)
         if verdict.run:
             if not replay.goes_on or len(table.replaying.runs(replay.id)) >= replay.plan.parallel:
                 return "stale"  # it does not go on where a run has failed as soon as it was made
-            code = _make_run(table, replay, tick_ms, execute)
+            code = _make_run(table, replay, tick_ms, gates, execute)
             if code != "ok":
                 return code
         _pass(table, table.rows.replays[replay.id], tick_ms, verdict)
@@ -211,14 +214,14 @@ def _in_order(replay: Replay, cmd: c.ReplayTicks) -> bool:
     return True
 
 
-def _make_run(table: Table, replay: Replay, tick_ms: int, execute: Execute) -> str:
+def _make_run(table: Table, replay: Replay, tick_ms: int, gates: Gates, execute: Execute) -> str:
     """Submit the run of a tick. One that it takes the place of stays, and stands for the tick no more."""
     run = c.decode(replay.plan.run)
     assert isinstance(run, c.SubmitRun)
     key, ticks = _key(replay, tick_ms), table.rows.ticks
     old = ticks.pop(key, None)
     run_id = run_id_of(replay, tick_ms)
-    code = execute(replace(run, run_id=run_id, scheduled_at_ms=tick_ms, replay=replay.id))
+    code = execute(replace(run, run_id=run_id, scheduled_at_ms=tick_ms, gates=gates, replay=replay.id))
     if old is not None:
         ticks.setdefault(key, old)  # where none was made
     return code

@@ -15,12 +15,14 @@ from agent.errors import Refusal
 from agent.replaying import milliseconds, ticks_after
 from agent.runtable import commands as c
 from agent.runtable.apply import REFUSALS
+from agent.runtable.gate_rows import GatePlan
 from agent.runtable.model import Origin
 from agent.runtable.replay_rows import TICKS_MAX, Replay, ReplayPlan, ReplayState, Reprocess
 from agent.runtable.replay_words import ReplayExplanation, explain_replay
 from agent.runtable.replays import in_the_way, judge, unfinished
 from agent.service.catalog import Catalog
 from agent.service.common import STATUS, Caller, Context, RunRequest, new_id
+from agent.service.gating import ticks_gates
 from agent.service.runs import MINTED_KEEP_MS, Prepared, Runs, check_request, request_key
 from agent.spec import bundle as bundles
 from agent.spec import cron
@@ -38,6 +40,7 @@ JUDGED_AT_ONCE: Final = 200  # then others get their turn
 class ReplayRequest:
     """What a replay is asked for with.
 
+    check_dependencies: its runs wait for what the job depends on, each for its time.
     start, end: RFC 3339, or a date, which is that whole day where the job's schedule is; end None = as start.
     config, params, key, body_hash: as of `RunRequest`.
     """
@@ -50,6 +53,7 @@ class ReplayRequest:
     parallel: int = 1
     stop_on_failure: bool = False
     reprocess: Reprocess = Reprocess.COMPLETED
+    check_dependencies: bool = True
     config: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, object] = field(default_factory=dict)
     key: str = ""
@@ -171,7 +175,10 @@ class Replays:
         if total > TICKS_MAX:
             raise Refusal("too_many_ticks", f"a replay has at most {TICKS_MAX} ticks; ask for a shorter time", 422)
         made = await self._runs.prepare(request.project, row.namespace, blob, request.run, at)
-        return made, replace(plan, total=total)
+        gated = request.check_dependencies and bool(made.bundle.job.dependencies)
+        if gated:
+            await ticks_gates(self._catalog, made.bundle, at)
+        return made, replace(plan, total=total, gated=gated)
 
     def _bounded(self, request: ReplayRequest, job: JobSpec) -> tuple[datetime, datetime]:
         """The first and the last moment, both inclusive. Raises Refusal for what is not of the job's past.
@@ -202,6 +209,11 @@ class Replays:
         if found is not None:
             status = STATUS.get(found[0], 409)
             raise Refusal(found[0], _told(*found), status, retry_after_s=5 if status == 429 else None)
+
+    async def gates_of(self, replay: Replay, tick_ms: int) -> tuple[GatePlan, ...]:
+        """What the run of a tick waits for, by what is applied now. Raises Refusal, BlobError."""
+        bundle = bundles.decode(await self._context.load(replay.plan.bundle))
+        return await ticks_gates(self._catalog, bundle, _at(tick_ms), strict=False)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,25 @@ async def test_p2_the_same_key_gets_the_same_replay(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_its_runs_wait_for_what_the_job_depends_on_unless_they_are_told_not_to(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        await apply(agent, "upstream")
+        await apply(agent, more="dependencies:\n  - job: upstream\n")
+        made = await create(agent)
+        assert made["check_dependencies"] is True
+        shown = (await agent.ok("GET", f"{REPLAYS}/{made['id']}"))["replay"]
+        while not shown["runs"]:
+            await agent.apply("other")
+            shown = (await agent.ok("GET", f"{REPLAYS}/{made['id']}"))["replay"]
+        run = (await agent.ok("GET", f"/api/v1/runs/{shown['runs'][0]}"))["run"]
+        assert (run["state"], [one["state"] for one in run["gates"]]) == ("queued", ["waiting"])
+        await create(agent, asked(job="upstream"))
+        assert (await ended(agent, made["id"]))["counts"] == {"success": 3}
+        free = await create(agent, asked("2024-01-08", None, check_dependencies=False))
+        assert (await ended(agent, free["id"]))["state"] == "success"
+
+
+@in_loop
 async def test_r24_it_is_cancelled_with_its_runs_and_resumed_where_it_was(tmp_path: Path) -> None:
     async with prime(tmp_path) as agent:
         await apply(agent, MOCK_DURATION_MS="gate")

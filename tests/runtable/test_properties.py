@@ -212,10 +212,11 @@ class RunTableMachine(RuleBasedStateMachine):
         self.count += 1
         self.driver.create(plan, f"r-{self.count}")
 
-    @rule(count=st.integers(1, 3))
-    def lead_replays(self, count: int) -> None:
+    @rule(count=st.integers(1, 3), gates=st.just([]) | gates())
+    def lead_replays(self, count: int, gates: list[GatePlan]) -> None:
         for replay_id in list(self.driver.table.replaying.ready):
-            self.said = self.driver.next(replay_id, count)
+            said = self.driver.next(replay_id, count)
+            self.said = msgspec.structs.replace(said, gates=(tuple(gates),) * len(said.ticks))
             self.driver.say(self.said)
 
     @rule()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agent.runtable import commands as c
 from agent.runtable import replays
+from agent.runtable.gate_rows import GateKind, GatePlan, OnFailure
 from agent.runtable.model import InstanceKind, Limits, OnAgentLost, Origin, Reason, RunState
 from agent.runtable.replay_rows import AUDIT_MAX, ReplayPlan, ReplayState, Reprocess
 from agent.runtable.replay_words import explain_replay
@@ -117,6 +118,31 @@ def test_ticks_out_of_order_or_range_are_refused(driver: Replaying, ticks: tuple
     assert driver.replay().made == 0
 
 
+def test_a_run_of_a_replay_waits_for_its_gates(driver: Replaying) -> None:
+    driver.create(plan_of(2))
+    gate = GatePlan(GateKind.TICKS, "p", "up", ticks_ms=(tick(0),))
+    said = driver.next()
+    assert driver.say(replace(said, gates=((gate,),))).code == "invalid"  # one for each tick
+    assert driver.say(replace(said, gates=((gate,), ()))).ok
+    driver.plan()
+    assert (driver.run(driver.run_id(0)).begun, driver.table.assigned) == (False, {})
+    driver.say(replace(template(job="up", origin=Origin.SCHEDULE), run_id="u", scheduled_at_ms=tick(0)))
+    driver.go("bq2bq", run_id="u")
+    assert driver.work() == [0, 1]
+    assert driver.replay().state is ReplayState.SUCCESS
+
+
+def test_a_run_that_its_gate_ends_at_once_stops_a_replay_that_is_to_stop(driver: Replaying) -> None:
+    driver.say(replace(template(job="up", origin=Origin.SCHEDULE), run_id="u", scheduled_at_ms=tick(0)))
+    driver.go("bq2bq", Reason.EXIT_CODE, "u")
+    gate = GatePlan(GateKind.TICKS, "p", "up", ticks_ms=(tick(0),), on_failure=OnFailure.FAIL)
+    driver.create(plan_of(3, parallel=3, stop=True))
+    said = driver.next()
+    assert driver.say(replace(said, gates=((gate,), (), ()))).ok
+    replay = driver.replay()
+    assert (replay.state, dict(replay.counts), replay.made) == (ReplayState.FAILED, {"upstream_failed": 1}, 1)
+
+
 def test_a_full_table_delays_a_replay_and_what_fits_is_made(driver: Replaying) -> None:
     driver.create(plan_of(3, parallel=3))
     driver.say(c.SetLimits(START_MS, Limits(runs_max=2)))
@@ -136,7 +162,7 @@ OLD, NEW, DUE, WORK, BAD, STOP, ON, AGAIN = range(8)
     st.booleans(),
     st.lists(st.integers(1, 4), min_size=1, max_size=5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_whatever_leaders_say_and_repeat_each_tick_is_run_once_a_round_at_most(
     steps: list[int], parallel: int, reverse: bool, counts: list[int]
 ) -> None:
@@ -163,6 +189,7 @@ def test_whatever_leaders_say_and_repeat_each_tick_is_run_once_a_round_at_most(
         made.update(set(driver.table.rows.runs) - before)
         if number % 7 == 0:
             driver.table = Table.load([driver.table.dump()])
+    driver.work()  # it may be in the midst of a cancel
     driver.resume()
     driver.work()
     replay = driver.replay()
