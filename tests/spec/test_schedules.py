@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.spec import cron, schedules
@@ -36,6 +36,7 @@ def test_at_the_end_of_all_years_there_are_none_left() -> None:
     assert list(schedules.within(daily, first, first, reverse=True)) == [first]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 3_000), st.sampled_from(["* * * * *", "*/7 3,4 * * *", "@every 17m"]))
 def test_backwards_are_the_same_as_forwards(begin: int, length: int, interval: str) -> None:
     first = datetime.fromtimestamp(1_700_000_000 + 60 * begin, UTC)
