@@ -60,6 +60,7 @@ from agent.mirroring import Mirroring
 from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
+from agent.replaying import go_on
 from agent.replica import Replica, found
 from agent.retired import NO_ROOM
 from agent.runtable import commands as c
@@ -506,6 +507,7 @@ async def _run(
         have = daemon.service.context.have
         go("http gates", HttpGates(daemon.replica, daemon.service.context.provisioner, have).run_forever())
         go("leader", lead(daemon.replica, daemon.steward.unheard))
+        go("replays", go_on(daemon.replica, daemon.service.replays.gates_of))
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
         go("archive", daemon.outputs.archiver.run_forever())

@@ -169,6 +169,8 @@ class Housekeeper:
         for jobs in self._replica.table.rows.jobs.values():
             for job in jobs.values():
                 yield "job", job.spec
+        for replay in self._replica.table.rows.replays.values():  # one that has ended may be resumed
+            yield "bundle", replay.plan.bundle
         for run in self._replica.unfinished_or_leaving():
             yield from named_by_run(run)
 

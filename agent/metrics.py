@@ -124,6 +124,8 @@ class _Look(Collector):
         yield _gauge("prime_table_limit_bytes", "What the run table may hold.", table.rows.limits.bytes_max)
         yield _gauge("prime_proposals_waiting", "Proposals that wait for the log.", self._replica.waiting)
         yield _gauge("prime_proposals_held", "1 while tables differ and no majority has one.", int(held))
+        replays = sum(not replay.final for replay in table.rows.replays.values())
+        yield _gauge("prime_replays_unfinished", "Replays that have not ended.", replays)
         yield _gauge("prime_instances_ready", "Instances that wait for a slot.", len(table.ready))
         clocks = GaugeMetricFamily(
             "prime_clock_ahead_seconds", "Clocks of agents against the voters' median, on a leader.", labels=["agent"]

@@ -45,7 +45,14 @@ LEADER_S: Final = 3.0  # an election, and the first look at the others' clocks
 SILENT_S: Final = 2.0  # without a word: some elections take less
 APPLY_S: Final = 5.0  # until this agent has applied what the leader has: then who wrote here reads it here
 NOTHING_HAPPENED: Final = frozenset({"no_leader", "not_committed", "unreachable", "tables_differ"})
-REPEATABLE: Final = (c.SubmitRun, c.SubmitPipeline, c.ImportRun, c.InstanceStarted, c.InstanceEnded)  # a no-op again
+REPEATABLE: Final = (
+    c.SubmitRun,
+    c.SubmitPipeline,
+    c.CreateReplay,
+    c.ImportRun,
+    c.InstanceStarted,
+    c.InstanceEnded,
+)  # the second is a no-op
 SNAPSHOT_BYTES: Final = 64 * 1024 * 1024  # of log since the last snapshot
 
 

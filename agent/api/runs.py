@@ -35,14 +35,15 @@ def run_request(request: web.Request, sent: s.RunBody | s.FileRunBody) -> RunReq
     return RunRequest(
         scheduled_at=sent.scheduled_at,
         config=sent.config,
-        key=_key(request),
+        key=idempotency_key(request),
         body_hash=hashlib.sha256(canonical).hexdigest(),
         params=sent.params,
         check_dependencies=isinstance(sent, s.RunBody) and sent.check_dependencies,
     )
 
 
-def _key(request: web.Request) -> str:
+def idempotency_key(request: web.Request) -> str:
+    """The header Idempotency-Key, "" where there is none. Raises Refusal("invalid")."""
     keys: list[str] = request.headers.getall("Idempotency-Key", [])
     if len(keys) > 1:
         raise Refusal("invalid", "the header Idempotency-Key is given twice; which request is meant?", 400)
@@ -87,6 +88,7 @@ async def _list(request: web.Request) -> web.Response:
     if wanted.cursor is not None:
         _check_cursor(wanted.cursor)
     queries = face(request).service.queries
+    replay = None if wanted.replay is None else face(request).service.replays.find(wanted.replay)
     like = RunFilter(
         project=wanted.project,
         namespace=wanted.namespace,
@@ -96,7 +98,7 @@ async def _list(request: web.Request) -> web.Response:
         since_ms=_ms(wanted.since),
         until_ms=_ms(wanted.until),
     )
-    page = await queries.page(like, wanted.limit, wanted.cursor)
+    page = await queries.page(like, wanted.limit, wanted.cursor, replay)
     why = "" if page.runs else await queries.no_such_job(like)
     runs = [views.run(one, face(request).provisional(one.id)) for one in page.runs]
     meta, holes = views.meta(face(request)), face(request).service.context.replica.history.holes
@@ -290,7 +292,7 @@ ROUTES = (
         handler=_list,
         query=s.RunsQuery,
         answer=s.RunsAnswer,
-        refusals=(422,),
+        refusals=(404, 409, 422),
     ),
     Route(
         method="GET",

@@ -335,7 +335,7 @@ class GateView(View, frozen=True):
 
 
 class RunView(View, frozen=True):
-    """One execution of a job. deadline_at: null while it waits for its gates; pipeline: null = of none."""
+    """One execution of a job. deadline_at: null while it waits for its gates; pipeline, replay: null = of none."""
 
     id: str
     project: str
@@ -356,6 +356,7 @@ class RunView(View, frozen=True):
     audit: list[AuditView]
     pipeline: str | None = None
     gates: list[GateView] = []
+    replay: str | None = None
 
 
 class MetaView(View, frozen=True):
@@ -568,7 +569,7 @@ class SecretQuery(Request, frozen=True):
 
 
 class RunsQuery(ReadQuery, frozen=True):
-    """Which runs. since, until: of their creation."""
+    """Which runs. since, until: of their creation. replay: made by that one."""
 
     project: str | None = None
     namespace: str | None = None
@@ -579,6 +580,7 @@ class RunsQuery(ReadQuery, frozen=True):
     until: Moment | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     cursor: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    replay: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
 class AssetsQuery(ReadQuery, frozen=True):

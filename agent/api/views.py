@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from agent.api import schema as s
 from agent.api.face import Face
+from agent.runtable.audit import Audit
 from agent.runtable.commands import InstanceEnded, InstanceStarted
 from agent.runtable.explain import Explanation
 from agent.runtable.explain_gates import GateExplanation, what_of
@@ -48,12 +49,10 @@ def run(row: Run, words: Iterable[Word] = ()) -> s.RunView:
         deadline_at=moment(row.deadline_ms) if row.begun else None,
         cancelled_by=row.cancelled_by,
         instances=[_instance(one, said.get(one.plan.name)) for one in row.instances],
-        audit=[
-            s.AuditView(at=moment(one.at_ms), who=one.who, via=one.via, what=one.what, address=one.address)
-            for one in row.audit
-        ],
+        audit=[audit(one) for one in row.audit],
         pipeline=row.pipeline or None,
         gates=[_gate(one) for one in row.gates],
+        replay=row.replay or None,
     )
 
 
@@ -67,6 +66,11 @@ def _said(word: Word) -> str:
     if isinstance(word, InstanceStarted):
         return "running"
     return "success" if word.reason is None else "failed"
+
+
+def audit(row: Audit) -> s.AuditView:
+    """Who did what, as the HTTP face shows it."""
+    return s.AuditView(at=moment(row.at_ms), who=row.who, via=row.via, what=row.what, address=row.address)
 
 
 def _instance(row: Instance, provisional: str | None) -> s.InstanceView:

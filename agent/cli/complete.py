@@ -49,6 +49,16 @@ def run_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
     return [one["id"] for one in runs if one["id"].startswith(incomplete.lower())]
 
 
+def replay_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of replays."""
+    from agent.client import path
+
+    with ctx.scope(cleanup=False):
+        answer = _ask(path("replays"), limit=RUNS)
+    replays = answer["replays"] if answer is not None else []
+    return [one["id"] for one in replays if one["id"].startswith(incomplete.lower())]
+
+
 def _ask(where: str, **parameters: object) -> Any:
     """An agent's answer; None where none comes: a message would stand in the middle of what the user types."""
     from agent.cli.common import make_client

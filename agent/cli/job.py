@@ -104,7 +104,7 @@ def run(
 
     if (name is None) == (file is None):
         fail("name a job, or a spec with --file: one of the two", USAGE)
-    body: dict[str, Any] = {"config": _pairs(config), "params": _params(param)}
+    body: dict[str, Any] = {"config": pairs_of(config), "params": params_of(param)}
     if at is not None:
         body["scheduled_at"] = moment(at, "--at")
     scope = pipelines.scope_of(upstream=upstream, downstream=downstream, pipeline=pipeline)
@@ -130,7 +130,7 @@ def _ask_once(client: Client, where: str, body: dict[str, Any], request_id: str 
     """Ask for a run or a pipeline, and say what is to be known of it. Asked again, it is the same one (P2)."""
     from agent.client import Unreachable
 
-    key = _key(request_id)
+    key = request_key(request_id)
     try:
         answer: dict[str, Any] = client.post(where, body, key=key)
     except Unreachable as error:
@@ -143,7 +143,7 @@ def _ask_once(client: Client, where: str, body: dict[str, Any], request_id: str 
     return answer
 
 
-def _key(given: str | None) -> str:
+def request_key(given: str | None) -> str:
     """The Idempotency-Key of a request: with it, asking again never makes a second run (P2)."""
     if given is None:
         return str(uuid.uuid4())
@@ -199,18 +199,18 @@ def _from_stdin() -> FolderJob:
     return FolderJob(UNNAMED, JobOnDisk("<stdin>", text, {}, ()))
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+def pairs_of(texts: tuple[str, ...], flag: str = "--config") -> dict[str, str]:
     """`K=V,K=V`; a comma that no NAME= follows belongs to the value."""
     pairs = {}
     for text in (pair for one in texts for pair in PAIR.split(one)):
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            fail(f"--config {text!r}: KEY=VALUE is expected", USAGE)
+            fail(f"{flag} {text!r}: KEY=VALUE is expected", USAGE)
         pairs[key.strip()] = value
     return pairs
 
 
-def _params(texts: tuple[str, ...]) -> dict[str, str]:
+def params_of(texts: tuple[str, ...]) -> dict[str, str]:
     """Each text is one NAME=VALUE, whatever commas it has."""
     pairs = {}
     for text in texts:
@@ -374,7 +374,7 @@ def compile_(name: str, at: str, instance: str | None, param: tuple[str, ...], f
 
     moment = read_moment(at, "--at")
     folder, found, spec = _find(name)
-    given, wrong = params.values(spec.params, _params(param))
+    given, wrong = params.values(spec.params, params_of(param))
     if wrong:
         fail("; ".join(f"params.{one}: {message}" for one, message in wrong.items()), USAGE)
     bundle = _tried(folder, lambda: offline.bundle_of(folder, found, spec, given))

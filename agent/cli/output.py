@@ -40,7 +40,7 @@ def show_json(value: object) -> None:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as they must be; nothing but the head where there are no rows."""
-    texts = [[_cell(one) for one in row] for row in rows]
+    texts = [[cell(one) for one in row] for row in rows]
     widths = [max(len(row[n]) for row in [list(head), *texts]) for n in range(len(head))]
     click.echo("  ".join(name.ljust(width) for name, width in zip(head, widths, strict=True)).rstrip())
     for row in texts:
@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """One line of text: `-` for nothing, times to the second."""
     if value is None:
         return "-"
@@ -114,9 +114,10 @@ def show_run(run: Mapping[str, Any], params: Mapping[str, Any] | None = None) ->
     reason = f" ({run['reason']})" if run["reason"] else ""
     state = coloured(run["state"], COLOURS.get(run["state"]))
     click.echo(f"run {run['id']}  {run['project']}/{run['namespace'] or '-'}/{run['job']}  {state}{reason}")
-    asked = f"{run['origin']} by {run['requested_by']} via {run['via']} at {_cell(run['created_at'])}"
+    origin = f"replay {run['replay']}" if run.get("replay") else run["origin"]
+    asked = f"{origin} by {run['requested_by']} via {run['via']} at {cell(run['created_at'])}"
     took = duration(run["started_at"], run["finished_at"])
-    click.echo(f"scheduled at {_cell(run['scheduled_at'])}, {asked}" + (f", took {took}" if took else ""))
+    click.echo(f"scheduled at {cell(run['scheduled_at'])}, {asked}" + (f", took {took}" if took else ""))
     if run.get("pipeline"):
         click.echo(f"of pipeline {run['pipeline']}")
     for gate in run.get("gates", ()):
@@ -131,7 +132,7 @@ def show_run(run: Mapping[str, Any], params: Mapping[str, Any] | None = None) ->
         click.echo(text)
     for entry in run["audit"]:
         where = f" from {entry['address']}" if entry["address"] else ""
-        click.echo(f"{_cell(entry['at'])} {entry['who']} via {entry['via']}{where}: {entry['what']}")
+        click.echo(f"{cell(entry['at'])} {entry['who']} via {entry['via']}{where}: {entry['what']}")
 
 
 def _instance_rows(instance: Mapping[str, Any]) -> list[list[object]]:
@@ -159,11 +160,11 @@ def _remarks(instance: Mapping[str, Any]) -> list[str]:
     """What has no column: messages, and which image exactly was run."""
     name, found = instance["name"], []
     if instance["message"]:
-        found.append(f"{name}: {_cell(instance['message'])}")
+        found.append(f"{name}: {cell(instance['message'])}")
     for attempt in instance["attempts"]:
         facts = attempt["facts"]
         if attempt["message"] not in ("", instance["message"]):
-            found.append(f"{name}, attempt {attempt['number']}: {_cell(attempt['message'])}")
+            found.append(f"{name}, attempt {attempt['number']}: {cell(attempt['message'])}")
         if "image" in facts:
             digest = facts.get("image_digest") or facts.get("image_id", "")
             found.append(f"{name}: image {facts['image']} {digest}".rstrip())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STATES: Final = ("queued", "running", "success", "failed", "cancelled", "skipped", "upstream_failed")
 ORIGINS: Final = ("manual", "schedule", "pipeline", "replay", "test", "external")
-FILTERS: Final = ("project", "namespace", "job", "state", "origin", "since", "until", "cursor")
+FILTERS: Final = ("project", "namespace", "job", "state", "origin", "replay", "since", "until", "cursor")
 IDS: Final = "The id of a run may be shortened to its first 4 characters or more. p-... is a pipeline's."
 LAST: Final[dict[str, dict[str, str]]] = {
     "last": {},
@@ -51,6 +51,7 @@ run.add_command(import_run)
 @click.option("--job", shell_complete=applied_jobs)
 @click.option("--state", type=click.Choice(STATES))
 @click.option("--origin", type=click.Choice(ORIGINS))
+@click.option("--replay", help="Made by this replay.", metavar="ID")
 @click.option("--since", help="Created at or after: RFC 3339, or how long ago (90m).", metavar="TIME")
 @click.option("--until", help="Created before.", metavar="TIME")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))

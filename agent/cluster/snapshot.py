@@ -46,6 +46,8 @@ def named_by_rows(rows: TableImage) -> Iterator[Root]:
     for jobs in rows.jobs.values():
         for job in jobs.values():
             yield "job", job.spec
+    for replay in rows.replays.values():
+        yield "bundle", replay.plan.bundle
     for run in rows.runs.values():
         yield from named_by_run(run)
 

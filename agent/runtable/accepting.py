@@ -7,10 +7,10 @@ from typing import Final
 
 from agent.runtable import commands as c
 from agent.runtable import gates, limits
-from agent.runtable.model import Instance, InstanceKind, InstancePlan, Origin, Request, Run, tick_key
+from agent.runtable.model import Instance, Origin, Request, Run, tick_key
 from agent.runtable.table import DERIVED_TICK_ORIGINS, Table
+from agent.runtable.well_formed import well_formed
 
-ORDER: Final = {InstanceKind.SETUP: 0, InstanceKind.FAIL: 2, InstanceKind.TEARDOWN: 3}  # the rest: 1
 PIPELINE_RUNS_MAX: Final = 200  # P12
 
 Submitted = tuple[str, str, tuple[str, ...]]  # code, the run or pipeline to answer with, ids of runs that changed
@@ -37,7 +37,7 @@ Answer = tuple[str | None, str, tuple[str, ...]]  # as `Submitted`; the code is 
 
 def _run(table: Table, cmd: c.SubmitRun) -> Answer:
     rows = table.rows
-    tick = tick_key(cmd.project, cmd.job, cmd.scheduled_at_ms, cmd.origin)
+    tick = tick_key(cmd.project, cmd.job, cmd.scheduled_at_ms, cmd.replay or cmd.origin)
     if cmd.origin in DERIVED_TICK_ORIGINS and tick in rows.ticks:
         return "duplicate", rows.ticks[tick], ()
     if cmd.origin is Origin.EXTERNAL:  # it is no run of this cluster's
@@ -86,7 +86,7 @@ def _refuse(table: Table, one: c.SubmitRun | c.PipelineRun, beside: Collection[s
         return "exists"
     if one.project not in rows.projects:
         return "unknown_project"
-    if not _well_formed(one.instances) or min(one.timeout_ms, one.queue_timeout_ms) <= 0:
+    if not well_formed(one.instances) or min(one.timeout_ms, one.queue_timeout_ms) <= 0:
         return "invalid"
     return gates.refuse(table, one.gates, beside)
 
@@ -100,17 +100,6 @@ def _refuse_room(table: Table, cmd: c.SubmitRun | c.SubmitPipeline, runs: int) -
     if cmd.request and len(rows.requests) >= rows.limits.requests_max:
         return "table_full"
     return None
-
-
-def _well_formed(plans: tuple[InstancePlan, ...]) -> bool:
-    """At least one instance, unique names, `after` naming earlier ones, kinds in order: so one pass settles a run."""
-    earlier: set[str] = set()
-    for plan in plans:
-        if plan.name in earlier or not earlier.issuperset(plan.after):
-            return False
-        earlier.add(plan.name)
-    order = [ORDER.get(plan.kind, 1) for plan in plans]
-    return bool(earlier) and order == sorted(order)
 
 
 def _new_run(
@@ -139,6 +128,7 @@ def _new_run(
         max_active=one.max_active,
         overlap=one.overlap,
         pipeline=pipeline,
+        replay=cmd.replay if isinstance(cmd, c.SubmitRun) else "",
     )
     gates.put(run, one.gates, now_ms)
     return run

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, limits, operators
+from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, limits, operators, replays
 from agent.runtable import commands as c
 from agent.runtable.deadlines import FINISHED, GATE, INSTANCE, REQUEST, RUN
 from agent.runtable.lifecycle import FinishedRun
@@ -39,8 +39,8 @@ REQUEST_AGAIN_MS: Final = 3_600_000
 class Applied:
     """What a command did.
 
-    code: "ok"; "duplicate" (run_id is the run or pipeline that the first request got); else why nothing was changed, a
-    word of `REFUSALS`.  finished: runs that ended by it, in order.
+    code: "ok"; "duplicate" (run_id is the run, pipeline or replay that the first request got); else why nothing was
+    changed, a word of `REFUSALS`.  finished: runs that ended by it, in order.
     """
 
     index: int
@@ -78,6 +78,13 @@ REFUSALS: Final = {
     "dependency_circle": "jobs would depend on each other in a circle",
     "pipeline_final": "all runs of the pipeline have ended",
     "unknown_instance": "the run has no such instance",
+    "unknown_replay": "no such replay",
+    "replay_final": "the replay has ended",
+    "replay_not_final": "the replay has not ended; cancel it first, or wait",
+    "replay_overlap": "a replay of the job that has not ended has some of these ticks",
+    "run_in_range": "a run of the job at one of these times has not ended",
+    "too_many_replays": "as many replays go on as there may be; wait until one has ended, or cancel one",
+    "nothing_to_resume": "all ticks of the replay have had their run; those that failed are run again by `--failed`",
     "invalid": "the command contradicts itself",
     "idempotency_conflict": "the same key was used for another request",
     "table_full": "the run table is full",
@@ -104,10 +111,14 @@ def apply(table: Table, index: int, data: bytes) -> Applied:
     if command is None:
         return Applied(index, "undecodable")
     table.rows.time_ms = max(table.rows.time_ms, command.time_ms)
+    if isinstance(command, c.SubmitRun) and command.replay:
+        return Applied(index, "invalid", command.run_id)  # a replay makes its runs itself
     return _carry_out(table, index, command)
 
 
 def _carry_out(table: Table, index: int, command: c.AnyCommand) -> Applied:
+    if isinstance(command, replays.ReplayCommand):
+        return _replay(table, index, command)
     if isinstance(command, c.SubmitRun | c.SubmitPipeline):
         code, answer, touched = accepting.submit(table, command)
         return Applied(index, code, answer, _touch(table, *touched))
@@ -124,6 +135,18 @@ def _carry_out(table: Table, index: int, command: c.AnyCommand) -> Applied:
     code = HANDLERS[type(command)](table, command)
     run_id = getattr(command, "run_id", "")
     return Applied(index, code, run_id, _touch(table, run_id))
+
+
+def _replay(table: Table, index: int, command: replays.ReplayCommand) -> Applied:
+    finished: list[FinishedRun] = []
+
+    def execute(part: c.AnyCommand) -> str:
+        applied = _carry_out(table, index, part)
+        finished.extend(applied.finished)
+        return applied.code
+
+    code, replay_id = replays.carry_out(table, command, execute)
+    return Applied(index, code, replay_id, tuple(finished))
 
 
 def _touch(table: Table, *run_ids: str) -> tuple[FinishedRun, ...]:
@@ -287,7 +310,9 @@ def _request_due(table: Table, key: str) -> None:
     """A request is remembered its time, and as long as its runs (P2): while one is there it is looked at again."""
     rows = table.rows
     request = rows.requests[key]
-    if request.run_id in rows.runs or not table.pipelines.get(request.run_id, set()).isdisjoint(rows.runs):
+    replay = rows.replays.get(request.run_id)
+    goes_on = request.run_id in rows.runs or (replay is not None and not replay.final)
+    if goes_on or not table.pipelines.get(request.run_id, set()).isdisjoint(rows.runs):
         rows.requests[key] = Request(request.body_hash, request.run_id, rows.time_ms + REQUEST_AGAIN_MS)
         table.deadlines.add_request(key)
     else:

@@ -34,6 +34,7 @@ from agent.runtable.model import (
     Secret,
     Token,
 )
+from agent.runtable.replay_rows import ReplayPlan
 
 
 class Command(msgspec.Struct, array_like=True, frozen=True, tag=True, gc=False):
@@ -168,6 +169,7 @@ class SubmitRun(Command, frozen=True):
     bundle: hash of the blob with all the run needs, durable before this is proposed.
     max_active, overlap: its job's limits, by which it is judged; 0 or ALLOW = none.
     gates: what it waits for; a run gate names a run that is there.
+    replay: the one that makes it. No log says so: a replay's runs are made by `ReplayTicks`.
     """
 
     run_id: str
@@ -188,6 +190,7 @@ class SubmitRun(Command, frozen=True):
     max_active: Count = 0
     overlap: Overlap = Overlap.ALLOW
     gates: tuple[GatePlan, ...] = ()
+    replay: str = ""
 
 
 class PipelineRun(FrozenRow, frozen=True):
@@ -379,6 +382,60 @@ class ImportRun(Command, frozen=True):
     address: str = ""
 
 
+class CreateReplay(Command, frozen=True):
+    """Accept a replay. request, body_hash, keep_ms: as of `SubmitRun`."""
+
+    replay_id: str
+    plan: ReplayPlan
+    who: str
+    via: str
+    request: str
+    body_hash: str
+    keep_ms: Count
+    address: str = ""
+
+
+class ReplayTicks(Command, frozen=True):
+    """What the leader has computed of a replay's schedule: the ticks that follow its cursor in this round.
+
+    As many are taken as may run; the rest is said again. done: no tick follows these.
+    gates: what the run of each tick waits for; () = none waits for anything.
+    """
+
+    replay_id: str
+    round: Count
+    cursor: Count | None
+    ticks: tuple[Count, ...]
+    done: bool
+    gates: tuple[tuple[GatePlan, ...], ...] = ()
+
+
+class CancelReplay(Command, frozen=True):
+    """Make no run more of a replay, and end those that go on.
+
+    assume_stopped: the operator's word that work on lost agents has ended; runs with such work go on without it.
+    """
+
+    replay_id: str
+    who: str
+    via: str
+    assume_stopped: bool = False
+    address: str = ""
+
+
+class ResumeReplay(Command, frozen=True):
+    """Let a replay that has ended go on: with the ticks that are left, and those whose run was cancelled.
+
+    failed: and those whose run has failed.
+    """
+
+    replay_id: str
+    who: str
+    via: str
+    failed: bool = False
+    address: str = ""
+
+
 class AdvanceTime(Command, frozen=True):
     """Let time pass: every deadline at or before `time_ms` fires."""
 
@@ -412,6 +469,10 @@ AnyCommand = (
     | ClearRuns
     | GateAnswered
     | ImportRun
+    | CreateReplay
+    | ReplayTicks
+    | CancelReplay
+    | ResumeReplay
 )
 
 LEVEL: Final = 1  # the highest that this program knows

@@ -35,7 +35,7 @@ class GateKind(StrEnum):
     """What a gate waits for."""
 
     RUN = "run"  # another run, by its id
-    TICKS = "ticks"  # runs of a job for given times, by whatever makes ticks (`awaiting.TICK_ORIGINS`)
+    TICKS = "ticks"  # runs of a job for given times, the newest that stands for each (`tick_runs.py`)
     HTTP = "http"  # a GET that is answered with 2xx
 
 

@@ -12,8 +12,9 @@ from typing import Final
 from agent.runtable import commands as c
 from agent.runtable.gate_rows import Gate, GateKind, GatePlan, GateState, OnFailure
 from agent.runtable.lifecycle import enter
-from agent.runtable.model import InstanceState, Origin, Run, RunState, tick_key
+from agent.runtable.model import InstanceState, Run, RunState
 from agent.runtable.table import Table
+from agent.runtable.tick_runs import tick_run as tick_run
 from agent.runtable.trigger_rules import Decision, decide
 
 GATES_MAX: Final = 100  # of a run (P12)
@@ -32,24 +33,6 @@ def run_state(table: Table, run_id: str) -> RunState | None:
         return run.state
     row = table.rows.finished.get(run_id)
     return row.state if row is not None else None
-
-
-def tick_run(table: Table, project: str, job: str, tick_ms: int) -> tuple[str, RunState] | None:
-    """The newest run that stands for a tick, and its state; None = there is none yet.
-
-    One that goes on is newer than any that has ended.
-    """
-    rows = table.rows
-    scheduled = rows.ticks.get(tick_key(project, job, tick_ms, Origin.SCHEDULE))
-    found: list[tuple[bool, int, str, RunState]] = []
-    for run_id in (scheduled or "", *table.awaiting.beside.get((project, job, tick_ms), ())):
-        run, row = rows.runs.get(run_id), rows.finished.get(run_id)
-        if run is not None:
-            found.append((True, run.created_at_ms, run_id, run.state))
-        elif row is not None:
-            found.append((False, row.index, run_id, row.state))
-    newest = max(found, default=None)
-    return None if newest is None else newest[2:]
 
 
 def awaited_states(table: Table, gate: Gate) -> list[str]:

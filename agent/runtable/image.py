@@ -18,7 +18,7 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
-from agent.runtable.model import FrozenRow, TableImage
+from agent.runtable.model import TableImage
 
 PIECE_BYTES: Final = 64 * 1024
 _RECORD: Final = struct.Struct("<IB")
@@ -35,7 +35,7 @@ class _Field:
         self.name, self.is_map = name, row is not None
         self.nested = get_origin(row) is dict  # {project: {key: row}}
         row = get_args(row)[1] if self.nested else row
-        self.shared = isinstance(row, type) and issubclass(row, FrozenRow | str | int)
+        self.shared = isinstance(row, type) and (issubclass(row, str | int) or _is_frozen(row))
         assert self.shared or not self.nested, f"{name}: no image can be made of it"
         self.decoder = msgspec.msgpack.Decoder(shape)
 
@@ -73,6 +73,10 @@ class _Field:
         else:
             for key, of_key in value.items():
                 getattr(rows, self.name).setdefault(key, {}).update(of_key)
+
+
+def _is_frozen(row: type) -> bool:
+    return issubclass(row, msgspec.Struct) and row.__struct_config__.frozen
 
 
 _FIELDS: Final = [_Field(field.name, field.type) for field in msgspec.structs.fields(TableImage)]

@@ -21,6 +21,7 @@ from agent.runtable.model import (
     RunState,
     TableImage,
 )
+from agent.runtable.replay_invariants import check_replays
 from agent.runtable.table import Table
 from agent.runtable.waiting import need_of
 
@@ -42,6 +43,7 @@ def check(table: Table) -> None:
     for tick, run_id in rows.ticks.items():
         assert run_id in rows.runs or run_id in rows.finished, f"{tick}: of a run that nobody knows"
     _check_agents(rows)
+    check_replays(table)
     _check_indexes(table)
     _check_waiting(table)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from agent.runtable import replays
 from agent.runtable.backoff import retry_delay_ms
 from agent.runtable.gate_rows import GateState
 from agent.runtable.model import (
@@ -306,8 +307,10 @@ def record(table: Table, run: Run) -> FinishedRun:
         rows.index,
         run.finished_at_ms,
         run.pipeline,
+        run.replay,
     )
     table.add_finished(run.id, row)
+    replays.run_ended(table, run)
     while len(rows.finished) > rows.limits.finished_max:
         oldest = table.deadlines.oldest_finished()
         assert oldest is not None

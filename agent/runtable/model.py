@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.runtable.audit import Audit as Audit
 from agent.runtable.bounds import Count as Count
 from agent.runtable.bounds import Level as Level
 from agent.runtable.bounds import Seconds as Seconds
@@ -21,6 +22,7 @@ from agent.runtable.bounds import Weight as Weight
 from agent.runtable.gate_rows import Gate as Gate
 from agent.runtable.gate_rows import GateState
 from agent.runtable.gate_rows import TriggerRule as TriggerRule
+from agent.runtable.replay_rows import Replay
 
 
 class RunState(StrEnum):
@@ -284,20 +286,11 @@ class Instance(Row):
         return any(attempt.unproven for attempt in self.attempts[self.clears :])
 
 
-class Audit(FrozenRow, frozen=True):
-    """Who did what to a run, when, through which agent and from which address ("" = it is not known)."""
-
-    at_ms: int
-    who: str
-    via: str
-    what: str
-    address: str = ""
-
-
 class Run(Row):
     """One execution of a job. `bundle` is the hash of the blob that holds all it needs to compile.
 
     deadline_ms: the end of its time, which begins when its gates are open; 0 = it has not begun.
+    replay: the one that has made it, "" = none.
     teardown_until_ms: until when the teardown of a run that is being ended is spared; None = as long as it takes (no
     longer than the run's time), 0 = it is ended with the rest.
     max_active, overlap: the limits of its job as it was accepted with them, 0 = none.
@@ -331,6 +324,7 @@ class Run(Row):
     held: bool = False
     gates: list[Gate] = []
     pipeline: str = ""
+    replay: str = ""
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -382,6 +376,7 @@ class FinishedRow(FrozenRow, frozen=True):
     index: int
     finished_at_ms: int
     pipeline: str = ""
+    replay: str = ""
 
 
 class Request(FrozenRow, frozen=True):
@@ -601,6 +596,7 @@ class TableImage(Row):
     tokens: dict[str, Token] = {}
     hold_ms: Count = 0
     level: Level = 1
+    replays: dict[str, Replay] = {}
 
 
 def secret_key(project: str, namespace: str, name: str) -> str:
@@ -608,6 +604,6 @@ def secret_key(project: str, namespace: str, name: str) -> str:
     return f"{project}/{namespace}/{name}"
 
 
-def tick_key(project: str, job: str, scheduled_at_ms: int, origin: Origin) -> str:
-    """The key by which ticks deduplicate (P2)."""
-    return f"{project}/{job}/{scheduled_at_ms}/{origin}"
+def tick_key(project: str, job: str, scheduled_at_ms: int, source: str) -> str:
+    """The key by which ticks deduplicate (P2). source: the origin of the run, or the id of the replay that made it."""
+    return f"{project}/{job}/{scheduled_at_ms}/{source}"

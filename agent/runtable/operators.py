@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Final
 
 from agent.runtable import commands as c
-from agent.runtable import gates, lifecycle, limits
+from agent.runtable import gates, lifecycle, limits, replays
 from agent.runtable.model import Audit, Instance, InstanceState, Reason, Run
 from agent.runtable.table import Table, unpack_run
 
@@ -156,6 +156,7 @@ def _recorded(table: Table, one: c.ClearedRun, cmd: c.ClearRuns) -> Run | str:
 
 
 def _bring_back(table: Table, run: Run, beside: Collection[str]) -> None:
+    replays.run_returns(table, run)
     del table.rows.finished[run.id]
     run.reason, run.finished_at_ms, run.cancelled_by, run.teardown_until_ms = None, None, None, None
     gates.wait_again(run, table.rows.time_ms, beside)

@@ -27,6 +27,8 @@ from agent.runtable.model import (
 )
 from agent.runtable.places import Places
 from agent.runtable.pools import Taken
+from agent.runtable.replay_index import Replaying
+from agent.runtable.replay_rows import Replay
 from agent.runtable.waiting import Waiting, need_of
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -44,7 +46,8 @@ class Table:
     assigned: per agent, the instances it has open attempts of; taken: what these take of pools.
     places: per job, the runs that have their place and those that wait for one.
     awaiting: who waits for what by gates.  pipelines: the runs of each, those that have finished included.
-    bytes_used: encoded size of all runs, jobs, plugins, projects, secrets and tokens (P12).
+    replaying: which replays may go on, and what runs of them.
+    bytes_used: encoded size of all runs, replays, jobs, plugins, projects, secrets and tokens (P12).
     encoded: of these the ones that are changed in place, as they are now; `size` keeps it so. An image takes these
     bytes and shares the other rows, which are replaced and never changed.
     """
@@ -131,6 +134,7 @@ class Table:
         for number in range(len(run.gates)):
             self.index_gate(run, number)
         self._index_family(run.id, run)
+        self.replaying.add_run(run)
 
     def _index_family(self, run_id: str, row: Run | FinishedRow) -> None:
         self.awaiting.add_run(run_id, row)
@@ -143,6 +147,19 @@ class Table:
         self.places.remove(run)
         self.awaiting.drop(run)
         self.size(f"run/{run.id}", None)
+        self.replaying.remove_run(run)
+
+    def put_replay(self, replay: Replay) -> None:
+        """Put a replay into the table, or what it is now in its place."""
+        self.rows.replays[replay.id] = replay
+        self.size(f"replay/{replay.id}", replay)
+        self.replaying.index(replay)
+
+    def forget_replay(self, replay: Replay) -> None:
+        """Drop the row of a replay that has ended."""
+        del self.rows.replays[replay.id]
+        self.size(f"replay/{replay.id}", None)
+        self.replaying.drop(replay)
 
     def add_finished(self, run_id: str, row: FinishedRow) -> None:
         """Keep the small row of a finished run."""
@@ -159,10 +176,9 @@ class Table:
             runs.discard(run_id)
             if not runs:
                 del self.pipelines[row.pipeline]
-        if row.origin in DERIVED_TICK_ORIGINS:
-            tick = tick_key(row.project, row.job, row.scheduled_at_ms, row.origin)
-            if self.rows.ticks.get(tick) == run_id:
-                del self.rows.ticks[tick]
+        tick = tick_key(row.project, row.job, row.scheduled_at_ms, row.replay or row.origin)
+        if row.origin in DERIVED_TICK_ORIGINS and self.rows.ticks.get(tick) == run_id:
+            del self.rows.ticks[tick]
 
     def rebuild(self) -> None:
         """Derive every index anew from the rows."""
@@ -177,6 +193,7 @@ class Table:
         self.sizes: dict[str, int] = {}
         self.encoded: dict[str, bytes] = {}
         self.bytes_used = 0
+        self.replaying = Replaying(self.rows)
         rows = self.rows
         for run in rows.runs.values():
             self._index_run(run)
@@ -201,6 +218,8 @@ class Table:
             self.size(f"secret/{key}", secret)
         for name, token in rows.tokens.items():
             self.size(f"token/{name}", token)
+        for replay in rows.replays.values():
+            self.put_replay(replay)
 
     def _order_ready(self) -> None:
         """What waits longest comes first, whatever the order of the rows."""
@@ -225,6 +244,7 @@ def parts_of(table: Table) -> Iterator[None]:
     rows = table.rows
     by_project: tuple[dict[str, Any], ...] = (*rows.plugins.values(), *rows.jobs.values())
     fields = (*by_project, rows.projects, rows.secrets, rows.runs, rows.finished, rows.requests, rows.ticks)
+    fields = (*fields, rows.replays)
     left: list[object] = [one for field in fields for row in field.items() for one in row]
     left += table.deadlines.parts()
     left += table.encoded.values()

@@ -12,10 +12,11 @@ from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, Ru
 from agent.service.graph import Graphs
 from agent.service.pipelines import Pipelines
 from agent.service.queries import Page, Queries
+from agent.service.replays import ReplayRequest, Replays
 from agent.service.runs import Runs
 from agent.service.tokens import Tokens
 
-__all__ = ["Accepted", "Caller", "Context", "JobBlob", "JobFile", "Page", "RunRequest", "Service"]
+__all__ = ["Accepted", "Caller", "Context", "JobBlob", "JobFile", "Page", "ReplayRequest", "RunRequest", "Service"]
 
 
 class Service:
@@ -30,3 +31,4 @@ class Service:
         self.runs = Runs(context, self.catalog, self.queries)
         self.graph = Graphs(context, self.catalog)
         self.pipelines = Pipelines(context, self.catalog, self.queries, self.runs)
+        self.replays = Replays(context, self.catalog, self.runs)

@@ -22,10 +22,11 @@ POKE_KEY: Final = "dependency.poke_interval"  # of a project's config
 POKE_MS_MIN: Final = 1000  # each answer is an entry of the log
 
 
-async def ticks_gates(catalog: Catalog, bundle: Bundle, at: datetime) -> tuple[GatePlan, ...]:
+async def ticks_gates(catalog: Catalog, bundle: Bundle, at: datetime, *, strict: bool = True) -> tuple[GatePlan, ...]:
     """The gates of a run that waits for all that its job depends on: the upstreams' ticks, and http.
 
-    at: the time the run stands for.  Raises Refusal("invalid") where these are more than a run may wait for.
+    at: the time the run stands for.  Raises Refusal("invalid") where these are more than a run may wait for; not
+    strict: then it waits for the upstream's run for the same time, as for one without a schedule.
     """
     found: list[GatePlan] = []
     left = TICKS_MAX
@@ -39,7 +40,9 @@ async def ticks_gates(catalog: Catalog, bundle: Bundle, at: datetime) -> tuple[G
         try:
             ticks = awaited_ticks(bundle, upstream, at, left)
         except ValueError as error:
-            raise Refusal("invalid", f"dependency {one.job}: {error}", 422) from error
+            if strict:
+                raise Refusal("invalid", f"dependency {one.job}: {error}", 422) from error
+            ticks = [at]
         left -= len(ticks)
         found.append(_plan(GateKind.TICKS, one, (project, name), ticks_ms=tuple(_ms(tick) for tick in ticks)))
     return _few(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from agent.retired import NO_ROOM, UNPROVEN
 from agent.runtable.explain import Explanation, Unproven, explain
 from agent.runtable.explain_gates import GateExplanation, explain_gates
 from agent.runtable.model import Attempt, AttemptState, Instance, Origin, Run
+from agent.runtable.replay_rows import Replay
 from agent.service.common import Context, unknown
 from agent.service.comparison import SPEC, Side, compare, log_of, rendered_of
 from agent.spec.bundle import Bundle
@@ -116,9 +118,35 @@ class Queries:
             raise Refusal("unknown_run", f"there is no run {run_id!r}", 404)
         return row.record, row.index
 
-    async def page(self, wanted: RunFilter, limit: int, cursor: str | None = None) -> Page:
-        """Runs by time of creation, newest first. Raises Refusal("invalid") for a cursor of another list."""
+    async def page(
+        self, wanted: RunFilter, limit: int, cursor: str | None = None, replay: Replay | None = None
+    ) -> Page:
+        """Runs by time of creation, newest first. Raises Refusal("invalid") for a cursor of another list.
+
+        replay: only those that it has made.
+        """
         limit = max(1, min(limit, LIST_MAX))
+        if replay is None:
+            return await self._page(wanted, limit, cursor)
+        has = ((wanted.project, replay.plan.project), (wanted.job, replay.plan.job), (wanted.origin, Origin.REPLAY))
+        if any(want not in {None, value} for want, value in has):
+            return Page([], None)
+        since_ms = max(replay.created_at_ms, wanted.since_ms or 0)
+        wanted = dataclasses.replace(
+            wanted, project=replay.plan.project, job=replay.plan.job, origin=Origin.REPLAY.value, since_ms=since_ms
+        )
+        runs: list[Run] = []
+        while True:  # others of the job's replays are passed by: few, as they are of other times
+            page = await self._page(wanted, LIST_MAX, cursor)
+            runs += [run for run in page.runs if run.replay == replay.id]
+            cursor = page.next_cursor
+            if cursor is None or len(runs) > limit:
+                break
+        more = len(runs) > limit
+        runs = runs[:limit]
+        return Page(runs, encode_cursor(*_key(runs[-1])) if more else None)
+
+    async def _page(self, wanted: RunFilter, limit: int, cursor: str | None) -> Page:
         replica = self._context.replica
         try:
             before = decode_cursor(cursor) if cursor else None

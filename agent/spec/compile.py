@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Final
 
-from agent.spec import cron, window
+from agent.spec import schedules, window
 from agent.spec.bundle import Bundle, before, plan, spec_of
 from agent.spec.context import fixed_context, system_variables
 from agent.spec.context import rfc3339 as rfc3339
+from agent.spec.cron import Schedule
 from agent.spec.errors import PluginError, Problem, SpecError
 from agent.spec.jobspec import HookSpec, JobSpec, TaskSpec, WindowSpec
 from agent.spec.limits import ENVIRONMENT_BYTES_MAX, argument_problem, asset_problems
@@ -92,14 +93,11 @@ def _incremental(job: JobSpec, scheduled_at: datetime) -> Interval:
     return window.incremental(schedule_of(job), scheduled_at)
 
 
-def schedule_of(job: JobSpec) -> cron.Schedule:
+def schedule_of(job: JobSpec) -> Schedule:
     """The job's schedule. Raises ValueError for a job without one."""
     if not job.schedule.interval:
         raise ValueError(f"the job {job.name} has no schedule.interval: it runs only when asked")
-    zone = cron.load_location(job.schedule.location)
-    date = job.schedule.start_date
-    start = datetime.fromisoformat(date).replace(tzinfo=zone) if date else None
-    return cron.parse(job.schedule.interval, location=job.schedule.location, start=start)
+    return schedules.schedule_of(job.schedule.interval, job.schedule.location, job.schedule.start_date)
 
 
 def compile_instance(

@@ -32,6 +32,7 @@ from agent.leader import lead
 from agent.metrics import Metrics
 from agent.peers import Peers
 from agent.provision import Provisioner
+from agent.replaying import go_on
 from agent.replica import Replica, found
 from agent.runtable import commands as c
 from agent.runtable.model import Agent
@@ -250,7 +251,10 @@ async def prime(root: Path, *, slots: int = 8, access: Access | None = None, arc
         await replica.propose(c.Found(now_ms, "cluster1", 1))
         row = Agent(AGENT, 0, "127.0.0.1:9101", "http://127.0.0.1:9100", slots, ("mock",), "1.2.3", node=1)
         await replica.propose(c.AgentUp(now_ms, row))
-        tasks += [asyncio.create_task(lead(replica)), asyncio.create_task(worker.run_forever())]
+        tasks += [
+            asyncio.create_task(one)
+            for one in (lead(replica), go_on(replica, service.replays.gates_of), worker.run_forever())
+        ]
         yield under_test
 
 

@@ -27,6 +27,7 @@ from agent.runtable.model import (
     TriggerRule,
 )
 from agent.runtable.planner import plan
+from agent.runtable.replay_invariants import check_replay_step
 from agent.runtable.table import Table, pack_run, unpack_run
 
 START_MS = 1_700_000_000_000
@@ -110,6 +111,7 @@ class Driver:
             self.log.append(c.encode(command))
             return apply(self.table, self.index, self.log[-1])
         before = {run.id: unpack_run(pack_run(run)) for run in self.table.rows.runs.values()}
+        replays = dict(self.table.rows.replays)
         self.index += 1
         self.log.append(c.encode(command))
         applied = apply(self.table, self.index, self.log[-1])
@@ -120,6 +122,9 @@ class Driver:
                 cleared = command.instances if isinstance(command, c.ClearRun) else ()
                 invariants.check_step({i.plan.name: i.state for i in old.instances}, run, cleared)
                 invariants.check_attempts(old, run)
+        for replay_id, replay in self.table.rows.replays.items():
+            if replay_id in replays:
+                check_replay_step(replays[replay_id], replay)
         self.finished += applied.finished
         return applied
 

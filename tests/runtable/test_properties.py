@@ -35,8 +35,11 @@ from agent.runtable.model import (
     TriggerRule,
 )
 from agent.runtable.planner import plan
+from agent.runtable.replay_rows import Reprocess
+from agent.runtable.replay_words import explain_replay
 from agent.runtable.table import Table, unpack_run
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, hook, task
+from tests.runtable.replaying import Replaying, plan_of, template
 
 NAMES = ("s", "a", "b", "t", "p", "f", "g", "d")
 RULES = st.sampled_from([TriggerRule.ALL_SUCCESS, *TriggerRule])
@@ -113,12 +116,14 @@ class RunTableMachine(RuleBasedStateMachine):
 
     @initialize(slots=st.integers(0, 3))
     def found(self, slots: int) -> None:
-        self.driver = Driver().found(slots=slots)
+        self.driver = Replaying()
+        self.driver.found(slots=slots)
         self.driver.up("a2", 2, node=2, labels={"gpu": "yes"}, unfenceable=("mock",))
         self.driver.say(c.SetLimits(START_MS, Limits(runs_max=8, finished_max=6, held_max=3)))
         self.driver.say(c.PutProject(START_MS, "p", pools={"x": 1}))
         self.twin = Table()
         self.count = 0
+        self.said: c.ReplayTicks | None = None
         self.image = (self.driver.table.image(), self.driver.table.dump())
 
     @rule(
@@ -231,6 +236,47 @@ class RunTableMachine(RuleBasedStateMachine):
             index = row.index if row is not None else 0
             cleared.append(c.ClearedRun(run_id, names, one.record if one is not None else b"", index))
         self.driver.say(c.ClearRuns(self.driver.now_ms, tuple(cleared), "me", "a1", "retry", assume))
+
+    @rule(
+        count=st.integers(1, 4), first=st.integers(0, 6), parallel=st.integers(1, 2), reverse=st.booleans(),
+        stop=st.booleans(), reprocess=st.sampled_from(Reprocess), plans=jobs(),
+    )  # fmt: skip
+    def create_replay(
+        self, count: int, first: int, parallel: int, reverse: bool, stop: bool, reprocess: Reprocess,
+        plans: tuple[InstancePlan, ...],
+    ) -> None:  # fmt: skip
+        plan = plan_of(
+            count, first=first, run=template(*plans, timeout_ms=4 * HOUR_MS), parallel=parallel, reverse=reverse,
+            stop=stop, reprocess=reprocess,
+        )  # fmt: skip
+        self.count += 1
+        self.driver.create(plan, f"r-{self.count}")
+
+    @rule(count=st.integers(1, 3), gates=st.just([]) | gates())
+    def lead_replays(self, count: int, gates: list[GatePlan]) -> None:
+        for replay_id in list(self.driver.table.replaying.ready):
+            said = self.driver.next(replay_id, count)
+            self.said = msgspec.structs.replace(said, gates=(tuple(gates),) * len(said.ticks))
+            self.driver.say(self.said)
+
+    @rule()
+    def a_leader_of_before_says_again_what_it_said(self) -> None:
+        if self.said is not None:
+            self.driver.say(self.said)
+
+    @rule(pick=PICK, what=st.sampled_from(["cancel", "assume", "resume", "failed"]))
+    def someone_runs_a_replay(self, pick: int, what: str) -> None:
+        known = list(self.driver.table.rows.replays)
+        replay_id = known[pick % len(known)] if known else "r-0"
+        if what in {"cancel", "assume"}:
+            self.driver.stop(assume=what == "assume", replay_id=replay_id)
+        else:
+            self.driver.resume(failed=what == "failed", replay_id=replay_id)
+
+    @rule(target=runs)
+    def a_run_of_a_replay_is_named(self) -> MultipleResults[str]:
+        rows = self.driver.table.rows
+        return multiple(*(run_id for key, run_id in rows.ticks.items() if "/r-" in key))
 
     @rule()
     def plan_once(self) -> None:
@@ -349,6 +395,8 @@ class RunTableMachine(RuleBasedStateMachine):
         for run in self.driver.table.rows.runs.values():
             assert all(e.why for e in explain(self.driver.table, run))
             assert all(gate.why for gate in explain_gates(self.driver.table, run))
+        for replay in self.driver.table.rows.replays.values():
+            assert explain_replay(self.driver.table, replay).why
 
     def teardown(self) -> None:
         """Whatever was said, everything accepted ends once its work does and time passes (P1).
@@ -359,6 +407,7 @@ class RunTableMachine(RuleBasedStateMachine):
         driver.up("a9", 8, labels={"gpu": "yes"})
         for _ in range(40):
             driver.pass_time(HOUR_MS)
+            driver.lead()
             for run in list(driver.table.rows.runs.values()):
                 for instance in run.instances:
                     if instance.open_attempt is not None and instance.state is not InstanceState.UNKNOWN:
@@ -366,6 +415,7 @@ class RunTableMachine(RuleBasedStateMachine):
         assert driver.table.rows.runs == {}
         assert not driver.table.awaiting.of_runs
         assert not driver.table.awaiting.of_ticks
+        assert all(replay.final for replay in driver.table.rows.replays.values())
 
     def _picked(self, pick: int) -> list[tuple[str, str]]:
         """One of the instances with an open attempt, if there is any."""
