@@ -97,9 +97,11 @@ class Shell:
         raise AssertionError(f"the shell has ended in {command!r}: {''.join(lines)}")
 
     def close(self) -> None:
-        """End it."""
+        """End it, with what it has put into the background."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
+        if self._shell.poll() is None:
+            self._shell.stdin.write("kill $(jobs -p) 2>/dev/null\n")
         self._shell.stdin.close()
         self._shell.wait(END_S)
         self._shell.stdout.close()
