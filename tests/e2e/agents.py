@@ -20,7 +20,7 @@ JOB = """
 version: 2
 name: {name}
 owner: tests
-behavior: {{retry: {{count: 0}}}}
+behavior: {{{behavior}}}
 task:
   name: shell
   window: {{size: 24h, offset: "0", truncate_to: d}}
@@ -109,9 +109,18 @@ class AgentProcess:
 
     # -- what tests do again and again --------------------------------------------------------------------------------
 
-    def apply(self, name: str, script: str, *, extra: str = "", assets: Mapping[str, str] | None = None) -> None:
+    def apply(
+        self,
+        name: str,
+        script: str,
+        *,
+        extra: str = "",
+        assets: Mapping[str, str] | None = None,
+        behavior: str = "retry: {count: 0}",
+    ) -> None:
         """Apply a job that runs a shell script as a local process."""
-        text = JOB.format(name=name, script="".join(f"      {line}\n" for line in script.splitlines())) + extra
+        lines = "".join(f"      {line}\n" for line in script.splitlines())
+        text = JOB.format(name=name, script=lines, behavior=behavior) + extra
         spec = {"path": f"{name}/job.yaml", "yaml": text, "assets": dict(assets or {})}
         self.client().post(path("projects", "p", "namespaces", "n", "jobs"), {"specs": [spec]})
 
