@@ -278,10 +278,10 @@ def test_assets_too_large_to_be_applied_are_told_without_an_agent(
 
 
 def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(JOB.format(name="warned") + "behavior: {max_active_runs: 2}\n")
+    (tmp_path / "job.yaml").write_text(JOB.format(name="warned") + "asset: {a: b}\n")
     done = prime("job", "validate", tmp_path, "-o", "json")
     assert done.code == 0
-    assert [one["key"] for one in done.json()["warnings"]] == ["behavior.max_active_runs"]
+    assert [one["key"] for one in done.json()["warnings"]] == ["asset"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

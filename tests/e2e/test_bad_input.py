@@ -52,7 +52,7 @@ def test_a_bad_spec_is_refused_with_its_place(agent: AgentProcess, text: str, wo
 
 def test_an_asset_of_50_mb_is_too_large_p12(agent: AgentProcess) -> None:
     asset = base64.b64encode(bytes(50 * MIB)).decode()
-    text = JOB.format(name="big", script="      true\n", behavior="")
+    text = JOB.format(name="big", script="      true\n")
     refused = refusal(agent, {"path": "big/job.yaml", "yaml": text, "assets": {"a.bin": asset}})
     assert (refused.status, refused.code) == (413, "too_large")
     assert "16 MiB" in refused.detail
