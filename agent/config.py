@@ -15,6 +15,7 @@ from agent.errors import ConfigError
 DEFAULT_HTTP: Final = "127.0.0.1:9100"
 DEFAULT_BIND: Final = "127.0.0.1:9101"
 DATABASE_EXAMPLE: Final = "sqlite:////var/lib/prime/runs.db"
+PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 WILDCARDS: Final = frozenset({"*", "0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 ALL_EXECUTORS: Final = ("process", "docker")
 
@@ -33,6 +34,7 @@ class AgentConfig:
     secret_key: the keyring's file, "" = `secret.key` in the data directory.
     log_archive: URL of the archive of output, the same on all agents, "" = none.
     bootstrap_token: a file with a token that counts while there is no admin's. metrics_open: /metrics needs no token.
+    pagerduty_url: of PagerDuty's Events API, where events for `pagerduty://` go.
     """
 
     data_dir: Path
@@ -60,6 +62,7 @@ class AgentConfig:
     history_max_bytes: int = 2 * 1024**3
     keep_ended_s: float = 60.0
     snapshot_bytes: int = 64 * 1024 * 1024
+    pagerduty_url: str = PAGERDUTY_URL
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be used."""
@@ -84,6 +87,8 @@ class AgentConfig:
         if self.database and "://" not in self.database:
             # What it is stays untold: a password may stand in it.
             raise ConfigError(f"--database takes a URL, such as {DATABASE_EXAMPLE}; what was given is none")
+        if not self.pagerduty_url.startswith(("http://", "https://")):
+            raise ConfigError(f"--pagerduty-url {self.pagerduty_url!r}: a URL is expected, such as {PAGERDUTY_URL}")
         if self.slots < 0:
             raise ConfigError(f"--slots {self.slots}: a number of attempts at a time, or 0 for four a core")
         if self.pull not in ("missing", "always", "never"):

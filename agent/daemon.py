@@ -57,6 +57,7 @@ from agent.keyring import Keyring
 from agent.leader import lead
 from agent.metrics import Metrics
 from agent.mirroring import Mirroring
+from agent.notifier import Notifier
 from agent.presence import Presence
 from agent.provision import Provisioner
 from agent.records import mirrored
@@ -118,6 +119,7 @@ class Daemon:
     elsewhere: Elsewhere
     gossip: Gossiping
     checkup: Checkup
+    notifier: Notifier
     outputs: Outputs
     access: Access = field(default_factory=Access)
     presence: Presence | None = None
@@ -428,6 +430,7 @@ async def _build(entered: Entered, stack: AsyncExitStack) -> Daemon:
         Elsewhere(link.calls, replica, logs.directory, nothing_more, why_missing),
         Gossiping(replica, link.peers, Metadata(link.address, entered.door.address, __version__, dict(config.labels))),
         Checkup(replica, link.calls, partial(intact.mark_differs, data)),
+        Notifier(replica, keys, service.context.load, config.pagerduty_url),
         outputs,
         callback_hosts=callback_hosts,
     )
@@ -508,6 +511,7 @@ async def _run(
         go("http gates", HttpGates(daemon.replica, daemon.service.context.provisioner, have).run_forever())
         go("leader", lead(daemon.replica, daemon.steward.unheard))
         go("replays", go_on(daemon.replica, daemon.service.replays.gates_of))
+        go("notifier", daemon.notifier.run_forever())
         go("worker", daemon.worker.run_forever())
         go("engines", daemon.engines.watch(lambda: _engine_came(daemon, stack)))
         go("archive", daemon.outputs.archiver.run_forever())

@@ -173,6 +173,8 @@ class Housekeeper:
             yield "bundle", replay.plan.bundle
         for run in self._replica.unfinished_or_leaving():
             yield from named_by_run(run)
+        for event in self._replica.table.rows.events.values():
+            yield "bundle", event.bundle
 
     def _follow(self, roots: list[Root]) -> Followed:
         """All that these and the history name. Young blobs stay anyway: what names them may be on its way."""

@@ -127,6 +127,10 @@ class _Look(Collector):
         replays = sum(not replay.final for replay in table.rows.replays.values())
         yield _gauge("prime_replays_unfinished", "Replays that have not ended.", replays)
         yield _gauge("prime_instances_ready", "Instances that wait for a slot.", len(table.ready))
+        yield _gauge("prime_events_waiting", "Notifications that wait to be delivered.", len(table.rows.events))
+        given_up = CounterMetricFamily("prime_events_given_up", "Notifications that were never delivered.")
+        given_up.add_metric([], table.rows.events_given_up)
+        yield given_up
         clocks = GaugeMetricFamily(
             "prime_clock_ahead_seconds", "Clocks of agents against the voters' median, on a leader.", labels=["agent"]
         )

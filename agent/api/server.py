@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from agent.api import auth, catalog, cluster, logs, pipelines, problems, replays, runs, sse, views
+from agent.api import auth, catalog, cluster, events, logs, pipelines, problems, replays, runs, sse, views
 from agent.api.face import Face
 from agent.api.openapi import document
 from agent.api.routing import BODY_BYTES_MAX, FACE, READS, Route, catch_up, query
@@ -85,6 +85,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *pipelines.ROUTES,
     *replays.ROUTES,
     *logs.ROUTES,
+    *events.ROUTES,
     *cluster.ROUTES,
     *auth.ROUTES,
     Route(

@@ -53,6 +53,7 @@ def agent() -> None:
 @setting("--bootstrap-token", default="", help="File of a token that counts until an admin's is made.")
 @setting("--metrics-open", is_flag=True, help="Answer /metrics without a token.")
 @setting("--log-archive", default="", metavar="URL", help="Where output is archived; the same on all agents.")
+@setting("--pagerduty-url", default="https://events.pagerduty.com/v2/enqueue", help="Where pagerduty:// events go.")
 @setting("--labels", default="", metavar="NAME=VALUE,...", help="What jobs may ask an agent to have.")
 def start(join: str, labels: str, stand_in: str, log_level: str, executors: str, **settings: Any) -> None:
     """Start an agent, and run until SIGTERM or SIGINT. Every option is also an environment variable PRIME_<OPTION>."""

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "job": ("agent.cli.job:job", "Check, apply and run jobs"),
     "run": ("agent.cli.run:run", "Look at runs, end them, run them again"),
     "replay": ("agent.cli.replay:replay", "Run a job again over its past ticks"),
+    "event": ("agent.cli.event:event", "Notifications that are not delivered"),
     "secret": ("agent.cli.catalog:secret", "Secrets for templates"),
     "project": ("agent.cli.catalog:project", "Projects: variables, presets, namespaces"),
     "plugin": ("agent.cli.catalog:plugin", "Plugins: what tasks and hooks run"),

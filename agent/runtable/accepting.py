@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from agent.runtable import commands as c
-from agent.runtable import gates, limits
+from agent.runtable import gates, limits, notices
 from agent.runtable.model import Instance, Origin, Request, Run, tick_key
 from agent.runtable.table import DERIVED_TICK_ORIGINS, Table
 from agent.runtable.well_formed import well_formed
@@ -86,6 +86,8 @@ def _refuse(table: Table, one: c.SubmitRun | c.PipelineRun, beside: Collection[s
         return "exists"
     if one.project not in rows.projects:
         return "unknown_project"
+    if not notices.well_formed(one.instances, one.wants):
+        return "invalid"
     if not well_formed(one.instances) or min(one.timeout_ms, one.queue_timeout_ms) <= 0:
         return "invalid"
     return gates.refuse(table, one.gates, beside)
@@ -129,6 +131,7 @@ def _new_run(
         overlap=one.overlap,
         pipeline=pipeline,
         replay=cmd.replay if isinstance(cmd, c.SubmitRun) else "",
+        wants=one.wants,
     )
     gates.put(run, one.gates, now_ms)
     return run

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, limits, operators, replays
+from agent.runtable import accepting, agents, catalog, gates, importing, lifecycle, limits, notices, operators, replays
 from agent.runtable import commands as c
-from agent.runtable.deadlines import FINISHED, GATE, INSTANCE, REQUEST, RUN
+from agent.runtable.deadlines import EVENT, FINISHED, GATE, INSTANCE, REQUEST, RUN, SLA
 from agent.runtable.lifecycle import FinishedRun
 from agent.runtable.model import (
     Attempt,
@@ -72,6 +72,7 @@ REFUSALS: Final = {
     "unknown_token": "no such token",
     "too_many_tokens": "there are as many tokens as there may be; delete one first",
     "unknown_run": "no such run",
+    "unknown_event": "no such event waits to be delivered",
     "unknown_pipeline": "no such pipeline",
     "unknown_gate": "the run has no such gate",
     "too_many_gates": "the run waits for more than it may",
@@ -163,6 +164,7 @@ def _touch(table: Table, *run_ids: str) -> tuple[FinishedRun, ...]:
             continue
         gates.settle(table, run)
         lifecycle.settle(table, run)
+        notices.check_slas(table, run)
         ended = lifecycle.finish_if_over(table, run)
         if ended is not None:
             finished.append(ended)
@@ -271,6 +273,10 @@ def _advance(table: Table) -> tuple[FinishedRun, ...]:
             finished += _instance_due(table, key, name)
         elif kind == REQUEST:
             _request_due(table, key)
+        elif kind == SLA:
+            finished += _touch(table, key)
+        elif kind == EVENT:
+            notices.due(table, key)
         elif kind == GATE:
             gates.time_out(table, table.rows.runs[key], int(name))
             finished += _touch(table, key)
@@ -352,5 +358,7 @@ HANDLERS: Final = cast(
         c.ClearRun: operators.clear,
         c.MarkInstance: operators.mark,
         c.GateAnswered: gates.answered,
+        c.Delivered: notices.delivered,
+        c.NotDelivered: notices.not_delivered,
     },
 )

@@ -34,6 +34,7 @@ from agent.runtable.model import (
     Secret,
     Token,
 )
+from agent.runtable.notice_rows import Wanted
 from agent.runtable.replay_rows import ReplayPlan
 
 
@@ -170,6 +171,7 @@ class SubmitRun(Command, frozen=True):
     max_active, overlap: its job's limits, by which it is judged; 0 or ALLOW = none.
     gates: what it waits for; a run gate names a run that is there.
     replay: the one that makes it. No log says so: a replay's runs are made by `ReplayTicks`.
+    wants: what somebody is to be told of.
     """
 
     run_id: str
@@ -191,6 +193,7 @@ class SubmitRun(Command, frozen=True):
     overlap: Overlap = Overlap.ALLOW
     gates: tuple[GatePlan, ...] = ()
     replay: str = ""
+    wants: tuple[Wanted, ...] = ()
 
 
 class PipelineRun(FrozenRow, frozen=True):
@@ -207,6 +210,7 @@ class PipelineRun(FrozenRow, frozen=True):
     gates: tuple[GatePlan, ...] = ()
     max_active: Count = 0
     overlap: Overlap = Overlap.ALLOW
+    wants: tuple[Wanted, ...] = ()
 
 
 class SubmitPipeline(Command, frozen=True):
@@ -436,6 +440,25 @@ class ResumeReplay(Command, frozen=True):
     address: str = ""
 
 
+class Delivered(Command, frozen=True):
+    """An endpoint has taken an event."""
+
+    event: str
+
+
+class NotDelivered(Command, frozen=True):
+    """A try to deliver an event has failed. tries: how many had failed before. final: no other would do better.
+
+    error: why, without any secret. wait_ms: how long the endpoint has asked to be left alone.
+    """
+
+    event: str
+    tries: Count
+    error: str
+    wait_ms: Count = 0
+    final: bool = False
+
+
 class AdvanceTime(Command, frozen=True):
     """Let time pass: every deadline at or before `time_ms` fires."""
 
@@ -473,6 +496,8 @@ AnyCommand = (
     | ReplayTicks
     | CancelReplay
     | ResumeReplay
+    | Delivered
+    | NotDelivered
 )
 
 LEVEL: Final = 1  # the highest that this program knows

@@ -12,22 +12,24 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from agent.runtable import sla
 from agent.runtable.model import FinishedRow, Instance, Run, TableImage
+from agent.runtable.notice_rows import Event
 
 # Kinds of deadlines, in the order in which they fire when they fall together.
-RUN, INSTANCE, REQUEST, FINISHED, GATE = range(5)
-Deadline = tuple[int, int, str, str]  # due_ms, kind, run id or key, instance name or place of a gate
+RUN, INSTANCE, REQUEST, FINISHED, GATE, SLA, EVENT = range(7)
+Deadline = tuple[int, int, str, str]  # due_ms, kind, run id or key, instance name, or place of a gate or wish
 
 SPARE: Final = 1024
 
 
 class Deadlines:
-    """The deadlines of runs, their gates and instances, remembered requests and the small rows of finished runs."""
+    """The deadlines of runs, their gates, instances and SLAs, events, requests and the small rows of finished runs."""
 
     def __init__(self, rows: TableImage) -> None:
         """rows: the table's; they are read here, and `apply` changes them."""
         self._rows = rows
-        self._work: list[Deadline] = []  # a heap, of runs, gates and instances
+        self._work: list[Deadline] = []  # a heap, of runs, gates, instances, SLAs and events
         self._work_max = SPARE
         self._requests: list[Deadline] = []  # a heap: one for each request, which goes by its deadline alone
         self._finished: deque[tuple[int, str]] = deque()  # (finished_at_ms, run id): time never goes back
@@ -61,6 +63,15 @@ class Deadlines:
         due_ms = run.gates[number].due_ms
         if due_ms is not None:
             self._add((due_ms, GATE, run.id, str(number)))
+
+    def add_slas(self, run: Run) -> None:
+        """What a run and its instances may take before somebody is told."""
+        for due_ms, number in sla.deadlines(run):
+            self._add((due_ms, SLA, run.id, str(number)))
+
+    def add_event(self, event: Event) -> None:
+        """An event is given up by then."""
+        self._add((event.give_up_ms, EVENT, event.id, ""))
 
     def _add(self, deadline: Deadline) -> None:
         heapq.heappush(self._work, deadline)
@@ -119,11 +130,15 @@ class Deadlines:
         due_ms, kind, key, name = deadline
         if kind in (REQUEST, FINISHED):
             return key in (self._rows.requests if kind == REQUEST else self._rows.finished)
+        if kind == EVENT:
+            return key in self._rows.events
         run = self._rows.runs.get(key)
         if run is None:
             return False
         if kind == RUN:
             return run.end_due_ms == due_ms
+        if kind == SLA:
+            return (due_ms, int(name)) in sla.deadlines(run)
         if kind == GATE:
             return int(name) < len(run.gates) and run.gates[int(name)].due_ms == due_ms
         instance = run.instance(name)

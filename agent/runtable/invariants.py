@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from agent.runtable import limits
+from agent.runtable import limits, notices
 from agent.runtable.deadlines import SPARE
 from agent.runtable.gate_invariants import check_gates
 from agent.runtable.model import (
@@ -44,6 +44,7 @@ def check(table: Table) -> None:
         assert run_id in rows.runs or run_id in rows.finished, f"{tick}: of a run that nobody knows"
     _check_agents(rows)
     check_replays(table)
+    _check_events(table)
     _check_indexes(table)
     _check_waiting(table)
 
@@ -134,6 +135,23 @@ def _check_agents(rows: TableImage) -> None:
     assert not known or min(known) == rows.level, f"the cluster's level is {rows.level}, the agents know {known}"
 
 
+def _check_events(table: Table) -> None:
+    rows = table.rows
+    assert len(rows.events) <= notices.EVENTS_MAX, "events (P12)"
+    assert len(rows.given_up) <= min(notices.GIVEN_UP_MAX, rows.events_given_up), "events that were given up (P12)"
+    assert not rows.events.keys() & rows.given_up.keys(), "an event that waits and was given up"
+    for event_id, event in rows.events.items():
+        assert event.id == event_id, event_id
+        assert event.given_up_ms is None, f"{event_id}: given up, and pending"
+        assert event.at_ms <= event.next_due_ms <= event.give_up_ms, f"{event_id}: without a deadline (P1)"
+    for event in rows.given_up.values():
+        assert event.error, f"{event.id}: given up without a reason (P11)"
+        assert event.given_up_ms is not None, f"{event.id}: given up, but not when"
+    outbox = {endpoint: list(ids) for endpoint, ids in table.outbox.items()}
+    assert outbox == {endpoint: list(ids) for endpoint, ids in Table(rows).outbox.items()}, "outbox"
+    assert all(len(ids) <= notices.ENDPOINT_EVENTS_MAX for ids in outbox.values()), "events of one endpoint (P12)"
+
+
 def _check_attempt(where: str, attempt: Attempt) -> None:
     if attempt.state is AttemptState.RUNNING:
         assert attempt.started_at_ms is not None, f"{where}: running without a start"
@@ -162,7 +180,8 @@ def _check_indexes(table: Table) -> None:
     missing = set(fresh.deadlines) - set(table.deadlines)
     assert not {d for d in missing if fresh.deadlines.meaningful(d)}, f"deadlines that would never fire (P1): {missing}"
     rows = table.rows
-    due = len(rows.runs) + sum(len(run.instances) for run in rows.runs.values()) + len(rows.finished)
+    due = len(rows.events) + sum(len(run.wants) for run in rows.runs.values())
+    due += len(rows.runs) + sum(len(run.instances) for run in rows.runs.values()) + len(rows.finished)
     assert len(table.deadlines) <= 2 * (due + SPARE) + len(rows.requests), "deadlines that outlive their rows (P12)"
     ended = [row.finished_at_ms for row in rows.finished.values()]
     assert ended == sorted(ended), "finished runs are not in their order"

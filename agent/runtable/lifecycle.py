@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.runtable import replays
+from agent.runtable import notices, replays
 from agent.runtable.backoff import retry_delay_ms
 from agent.runtable.gate_rows import GateState
 from agent.runtable.model import (
@@ -74,6 +74,7 @@ def enter(
         instance.due_ms = now_ms + instance.plan.timeout_ms  # see `regain` for the other way to this state
     elif state is InstanceState.UP_FOR_RETRY:
         instance.due_ms = now_ms + _delay_ms(run, instance)
+        notices.retried(table, run, instance)
     table.index_instance(run, instance)
 
 
@@ -289,6 +290,7 @@ def finish_if_over(table: Table, run: Run) -> FinishedRun | None:
         return None
     run.state, run.reason = _result(run)
     run.finished_at_ms = table.rows.time_ms
+    notices.ended(table, run)
     table.remove_run(run)
     run.held = False
     return record(table, run)

@@ -22,6 +22,7 @@ from agent.runtable.bounds import Weight as Weight
 from agent.runtable.gate_rows import Gate as Gate
 from agent.runtable.gate_rows import GateState
 from agent.runtable.gate_rows import TriggerRule as TriggerRule
+from agent.runtable.notice_rows import Event, Wanted
 from agent.runtable.replay_rows import Replay
 
 
@@ -296,6 +297,8 @@ class Run(Row):
     max_active, overlap: the limits of its job as it was accepted with them, 0 = none.
     held: it waits for its place among the runs of its job, at most until `deadline_ms`; its own time has not begun.
     gates: what it waits for before any of its instances.  pipeline: the one it belongs to, "" = none.
+    wants: what it is to tell of; missed: those of them that need no waiting any more (`sla.py`); alarmed: its failure
+    was told, and its success has not been since.
     """
 
     id: str
@@ -325,6 +328,9 @@ class Run(Row):
     gates: list[Gate] = []
     pipeline: str = ""
     replay: str = ""
+    wants: tuple[Wanted, ...] = ()
+    missed: tuple[Count, ...] = ()
+    alarmed: bool = False
 
     def instance(self, name: str) -> Instance | None:
         """The instance of that name."""
@@ -574,6 +580,7 @@ class TableImage(Row):
     hold_ms: a leader assigns nothing before it has led for so long: the table is that of a recovered or restored
     cluster, and agents which are no members any more may still run work (P3). The first assignment ends it.
     level: every agent knows commands up to this feature level, lost ones too. It never falls: the log may hold them.
+    events: what is not delivered yet, oldest first; given_up: the newest of what never will be, events_given_up of all.
     """
 
     index: int = 0
@@ -597,6 +604,9 @@ class TableImage(Row):
     hold_ms: Count = 0
     level: Level = 1
     replays: dict[str, Replay] = {}
+    events: dict[str, Event] = {}
+    given_up: dict[str, Event] = {}
+    events_given_up: Count = 0
 
 
 def secret_key(project: str, namespace: str, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Final
 
 from agent.runtable import commands as c
-from agent.runtable import gates, lifecycle, limits, replays
+from agent.runtable import gates, lifecycle, limits, notices, replays
 from agent.runtable.model import Audit, Instance, InstanceState, Reason, Run
 from agent.runtable.table import Table, unpack_run
 
@@ -159,6 +159,7 @@ def _bring_back(table: Table, run: Run, beside: Collection[str]) -> None:
     replays.run_returns(table, run)
     del table.rows.finished[run.id]
     run.reason, run.finished_at_ms, run.cancelled_by, run.teardown_until_ms = None, None, None, None
+    notices.reopened(run)
     gates.wait_again(run, table.rows.time_ms, beside)
     limits.bring_back(table, run)
 
@@ -175,6 +176,7 @@ def _clear_instances(table: Table, run: Run, names: Collection[str], cmd: c.Clea
     chosen = [instance for instance in run.instances if instance.plan.name in names]
     assumed = any(instance.unproven for instance in chosen)
     _audit(table, run, cmd, f"{cmd.what} {' '.join(names)}{ASSUMED if assumed else ''}")
+    notices.cleared(run, names)
     for instance in chosen:
         instance.clears = len(instance.attempts)
         instance.mark = None

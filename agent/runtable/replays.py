@@ -14,6 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from agent.runtable import commands as c
+from agent.runtable import notices
 from agent.runtable.audit import Audit
 from agent.runtable.gate_rows import GatePlan
 from agent.runtable.model import RUN_FINAL, Origin, Request, Run, RunState, tick_key
@@ -68,7 +69,9 @@ def _create(table: Table, cmd: c.CreateReplay) -> tuple[str, str]:
     if obstacle is not None:
         return obstacle
     audit = (Audit(rows.time_ms, cmd.who, cmd.via, "create", cmd.address),)
-    table.put_replay(Replay(cmd.replay_id, cmd.plan, cmd.who, cmd.via, rows.time_ms, audit=audit))
+    replay = Replay(cmd.replay_id, cmd.plan, cmd.who, cmd.via, rows.time_ms, audit=audit)
+    table.put_replay(replay)
+    notices.replayed(table, replay)
     if cmd.request:
         rows.requests[cmd.request] = Request(cmd.body_hash, cmd.replay_id, rows.time_ms + cmd.keep_ms)
         table.deadlines.add_request(cmd.request)
@@ -97,6 +100,8 @@ def _sound(plan: ReplayPlan) -> bool:
     if not isinstance(run, c.SubmitRun) or run.origin is not Origin.REPLAY or run.request or run.replay:
         return False
     if (run.project, run.job, run.bundle) != (plan.project, plan.job, plan.bundle):
+        return False
+    if not notices.well_formed(run.instances, run.wants):
         return False
     if not well_formed(run.instances) or min(run.timeout_ms, run.queue_timeout_ms, run.keep_ms) <= 0:
         return False
@@ -307,7 +312,9 @@ def end_if_over(table: Table, replay_id: str) -> None:
 
 def _end(table: Table, replay: Replay, state: ReplayState) -> None:
     """The one place where a replay ends: whoever is to be told of it is told from here."""
-    table.put_replay(replace(replay, state=state, finished_at_ms=table.rows.time_ms))
+    replay = replace(replay, state=state, finished_at_ms=table.rows.time_ms)
+    table.put_replay(replay)
+    notices.replayed(table, replay)
     _forget_old(table)
 
 

@@ -25,6 +25,7 @@ from agent.runtable.model import (
     TableImage,
     tick_key,
 )
+from agent.runtable.notice_rows import Event
 from agent.runtable.places import Places
 from agent.runtable.pools import Taken
 from agent.runtable.replay_index import Replaying
@@ -47,7 +48,8 @@ class Table:
     places: per job, the runs that have their place and those that wait for one.
     awaiting: who waits for what by gates.  pipelines: the runs of each, those that have finished included.
     replaying: which replays may go on, and what runs of them.
-    bytes_used: encoded size of all runs, replays, jobs, plugins, projects, secrets and tokens (P12).
+    outbox: per endpoint, the events that wait for it, oldest first.
+    bytes_used: encoded size of all runs, replays, jobs, plugins, projects, secrets, tokens and events (P12).
     encoded: of these the ones that are changed in place, as they are now; `size` keeps it so. An image takes these
     bytes and shares the other rows, which are replaced and never changed.
     """
@@ -180,11 +182,31 @@ class Table:
         if row.origin in DERIVED_TICK_ORIGINS and self.rows.ticks.get(tick) == run_id:
             del self.rows.ticks[tick]
 
+    def add_event(self, event: Event) -> None:
+        """Put an event, the last of its endpoint."""
+        self.rows.events[event.id] = event
+        self.size(f"event/{event.id}", event)
+        self._index_event(event)
+
+    def _index_event(self, event: Event) -> None:
+        self.outbox.setdefault(event.endpoint, {})[event.id] = None
+        self.deadlines.add_event(event)
+
+    def drop_event(self, event_id: str) -> None:
+        """An event waits no more."""
+        event = self.rows.events.pop(event_id)
+        self.size(f"event/{event_id}", None)
+        waiting = self.outbox[event.endpoint]
+        del waiting[event_id]
+        if not waiting:
+            del self.outbox[event.endpoint]
+
     def rebuild(self) -> None:
         """Derive every index anew from the rows."""
         self.ready: dict[tuple[str, str], None] = {}
         self.waiting = Waiting()
         self.assigned: dict[str, set[tuple[str, str]]] = {}
+        self.outbox: dict[str, dict[str, None]] = {}
         self.taken = Taken()
         self.places = Places()
         self.deadlines = Deadlines(self.rows)
@@ -200,6 +222,7 @@ class Table:
             self.size(f"run/{run.id}", run)
             for instance in run.instances:
                 self.index_instance(run, instance)
+            self.deadlines.add_slas(run)
         self._order_ready()
         for key in rows.requests:
             self.deadlines.add_request(key)
@@ -220,6 +243,14 @@ class Table:
             self.size(f"token/{name}", token)
         for replay in rows.replays.values():
             self.put_replay(replay)
+        self._rebuild_events()
+
+    def _rebuild_events(self) -> None:
+        for event in self.rows.events.values():
+            self.size(f"event/{event.id}", event)
+            self._index_event(event)
+        for event in self.rows.given_up.values():
+            self.size(f"given_up/{event.id}", event)
 
     def _order_ready(self) -> None:
         """What waits longest comes first, whatever the order of the rows."""
@@ -244,7 +275,7 @@ def parts_of(table: Table) -> Iterator[None]:
     rows = table.rows
     by_project: tuple[dict[str, Any], ...] = (*rows.plugins.values(), *rows.jobs.values())
     fields = (*by_project, rows.projects, rows.secrets, rows.runs, rows.finished, rows.requests, rows.ticks)
-    fields = (*fields, rows.replays)
+    fields = (*fields, rows.replays, rows.events)
     left: list[object] = [one for field in fields for row in field.items() for one in row]
     left += table.deadlines.parts()
     left += table.encoded.values()

@@ -10,6 +10,7 @@ from agent.service.agents import Agents
 from agent.service.catalog import Catalog
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest
 from agent.service.graph import Graphs
+from agent.service.notices import Events
 from agent.service.pipelines import Pipelines
 from agent.service.queries import Page, Queries
 from agent.service.replays import ReplayRequest, Replays
@@ -26,6 +27,7 @@ class Service:
         self.context = context
         self.agents = Agents(context)
         self.tokens = Tokens(context)
+        self.events = Events(context)
         self.catalog = Catalog(context)
         self.queries = Queries(context)
         self.runs = Runs(context, self.catalog, self.queries)

@@ -23,10 +23,11 @@ from agent.runtable.table import Table
 from agent.service.common import Accepted, Context, JobBlob, JobFile, unknown
 from agent.service.dependencies import missing_jobs, refuse_circle, rows_of
 from agent.service.trials import Scope, invalid, kept_positions, scope_of
-from agent.spec.check import check_job
+from agent.spec.check import check_job, relocate
 from agent.spec.errors import Position, Problem, Severity, has_errors
 from agent.spec.job import ParsedJob, parse_job
 from agent.spec.limits import size_problems
+from agent.spec.notices import unresolved
 from agent.spec.plugin import BUILTIN, parse_plugin
 from agent.spec.plugin import Plugin as PluginSpec
 from agent.spec.project import KEEP_LOGS, keep_logs_s
@@ -310,7 +311,9 @@ def _tried(scope: Scope, file: JobFile, parsed: ParsedJob, now: datetime, *, lau
     assert parsed.job is not None
     blob = JobBlob(parsed.job, dict.fromkeys(file.assets, ""), file.path, dict(parsed.positions))
     trial = scope.attempt(scope.bundle(blob), blob, trial_time(parsed.job, now), file.assets, launch=launch)
-    return [*trial.problems, *(replace(one, severity=Severity.WARNING) for one in trial.missing)]
+    quiet = unresolved(scope.bundle(blob), scope.secrets, file.path)
+    told = (relocate(one, file.path, parsed.positions) for one in quiet)
+    return [*trial.problems, *(replace(one, severity=Severity.WARNING) for one in trial.missing), *told]
 
 
 def _doubled(files: Sequence[JobFile], parsed: Sequence[ParsedJob]) -> Iterator[Problem]:

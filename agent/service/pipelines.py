@@ -164,6 +164,7 @@ class Pipelines:
             run_gates(self._catalog, made.bundle, ids),
             made.max_active,
             made.overlap,
+            made.wants,
         )
 
     async def _accepted(self, pipeline: str) -> Pipeline:

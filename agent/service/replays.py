@@ -308,6 +308,7 @@ def _run(made: Prepared, caller: Caller, context: Context) -> c.SubmitRun:
         made.plans,
         made.max_active,
         made.overlap,
+        wants=made.wants,
     )
 
 

@@ -26,10 +26,12 @@ from agent.runtable.model import (
     RunState,
     TriggerRule,
 )
+from agent.runtable.notice_rows import Wanted
 from agent.service.catalog import Catalog, check_name
 from agent.service.clearing import NOT_GOOD, nothing_to_retry, to_retry, with_companions, with_downstream
 from agent.service.common import Accepted, Caller, Context, JobBlob, JobFile, RunRequest, new_id
 from agent.service.gating import ticks_gates
+from agent.service.notices import wants
 from agent.service.queries import Queries
 from agent.service.trials import Scope, asked_keys, invalid, scope_of, with_config
 from agent.spec import bundle as bundles
@@ -62,6 +64,7 @@ class Prepared:
     max_active: int
     overlap: Overlap
     notes: tuple[str, ...]
+    wants: tuple[Wanted, ...]
 
 
 class Runs:
@@ -126,6 +129,7 @@ class Runs:
                 made.max_active,
                 made.overlap,
                 gates,
+                wants=made.wants,
             )
         )
         run = await self._accepted(applied.run_id)
@@ -149,6 +153,7 @@ class Runs:
             _ms(behavior.queue_timeout_s),
             *limits_of(behavior),
             self._notes(scope, bundle, planned),
+            await wants(self._context, bundle),
         )
 
     async def _accepted(self, run_id: str) -> Run:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
+from agent.spec import notices
 from agent.spec.compile import OWN_VARIABLES
 from agent.spec.document import Problems, nearest
 from agent.spec.errors import PluginError, Position, Problem, Severity
@@ -73,6 +74,8 @@ def check_job(
             message = "has no default: a run that the schedule asks for would have no value"
             report(f"params.{name}", message, Severity.WARNING)
     _check_dependencies(job, report)
+    for key, message, severity in notices.problems(job):
+        report(key, message, severity)
     if cycle := _cycle(job, known):
         report(
             "hooks", f"hooks wait for each other in a circle: {' -> '.join(cycle)}; break it in a plugin's dependson"

@@ -57,13 +57,7 @@ from agent.spec.reader import Reader, Reading
 __all__ = ["NO_EFFECT_YET", "HookType", "JobSpec", "ParsedJob", "TriggerRule", "WindowSpec", "dump_job", "parse_job"]
 
 _LATER = "has no effect yet in this version"
-NO_EFFECT_YET: Final = (
-    "behavior.notify",
-    "behavior.webhook",
-    "hooks[].alert",
-    "metadata.kubernetes",
-    "task.alert",
-)
+NO_EFFECT_YET: Final = ("metadata.kubernetes",)
 """Keys that are read and checked but change nothing until a later version. A version that
 makes one work deletes its line."""
 

@@ -26,6 +26,7 @@ from agent.runtable.model import (
     Run,
     TriggerRule,
 )
+from agent.runtable.notice_rows import Wanted
 from agent.runtable.planner import plan
 from agent.runtable.replay_invariants import check_replay_step
 from agent.runtable.table import Table, pack_run, unpack_run
@@ -197,6 +198,7 @@ class Driver:
         scheduled_at_ms: int = START_MS,
         gates: tuple[GatePlan, ...] = (),
         checked: bool = True,
+        wants: tuple[Wanted, ...] = (),
     ) -> Applied:
         """Ask for a run of these instances."""
         return self.say(
@@ -220,6 +222,8 @@ class Driver:
                 max_active,
                 overlap,
                 gates,
+                "",
+                wants,
             ),
             checked=checked,
         )

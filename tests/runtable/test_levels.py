@@ -16,7 +16,7 @@ from tests.runtable.builders import START_MS, Driver, at_level_2
 FIRST = """Found SetLimits SetLeaseTerms AgentUp AgentLost AgentDraining AgentRemoved PutProject PutPlugins PutJobs
 DeleteJob PutSecret DeleteSecret PutToken DeleteToken SubmitRun Assign InstanceStarted InstanceEnded CancelRun ClearRun
 MarkInstance AdvanceTime SubmitPipeline CancelPipeline ClearRuns GateAnswered
-ImportRun CreateReplay ReplayTicks CancelReplay ResumeReplay"""
+ImportRun CreateReplay ReplayTicks CancelReplay ResumeReplay Delivered NotDelivered"""
 
 
 @pytest.fixture

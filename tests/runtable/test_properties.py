@@ -34,6 +34,7 @@ from agent.runtable.model import (
     RunState,
     TriggerRule,
 )
+from agent.runtable.notice_rows import EventKind, Wanted
 from agent.runtable.planner import plan
 from agent.runtable.replay_rows import Reprocess
 from agent.runtable.replay_words import explain_replay
@@ -47,6 +48,14 @@ CODES = st.sampled_from([(), (), (1, 99)])
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 PICK = st.integers(0, 9)
 CLEAN = st.sampled_from([True, True, False])
+WANTS = (
+    Wanted(EventKind.FAILURE, "pager", "0", resolves=True),
+    Wanted(EventKind.SUCCESS, "hook", "1"),
+    Wanted(EventKind.RETRY, "hook", "2"),
+    Wanted(EventKind.SLA_MISS, "pager", "3", within_ms=HOUR_MS),
+    Wanted(EventKind.SLA_MISS, "hook", "4", "t", 60_000),
+    Wanted(EventKind.REPLAY, "hook", "5"),
+)
 Owned = tuple[str, str, int, str, int]  # run, instance, number, agent, epoch
 
 
@@ -134,6 +143,7 @@ class RunTableMachine(RuleBasedStateMachine):
         body=st.sampled_from(["x", "y"]),
         job=st.sampled_from(["j", "k"]),
         limits=st.tuples(st.sampled_from([0, 1, 1, 2]), st.sampled_from(Overlap)),
+        told=st.booleans(),
     )
     def submit(
         self,
@@ -143,6 +153,7 @@ class RunTableMachine(RuleBasedStateMachine):
         body: str,
         job: str,
         limits: tuple[int, Overlap],
+        told: bool,
     ) -> str:
         self.count += 1
         return self.driver.submit(
@@ -156,7 +167,22 @@ class RunTableMachine(RuleBasedStateMachine):
             timeout_ms=4 * HOUR_MS,
             max_active=limits[0],
             overlap=limits[1],
+            wants=WANTS if told else (),
         ).run_id
+
+    @rule(pick=PICK, what=st.sampled_from(["delivered", "failed", "hopeless", "stale"]))
+    def an_event_is_tried(self, pick: int, what: str) -> None:
+        driver, events = self.driver, list(self.driver.table.rows.events.values())
+        if not events:
+            return
+        event = events[pick % len(events)]
+        word: c.AnyCommand = c.Delivered(driver.now_ms, event.id)
+        if what != "delivered":
+            tries = event.tries + (what == "stale")
+            word = c.NotDelivered(driver.now_ms, event.id, tries, "it answered 500", 7000 * pick, what == "hopeless")
+        assert driver.say(word).ok is (what != "stale")
+        assert (event.id in driver.table.rows.events) is (what in ("failed", "stale"))
+        assert (event.id in driver.table.rows.given_up) is (what == "hopeless")
 
     @rule(
         target=runs,
@@ -246,8 +272,8 @@ class RunTableMachine(RuleBasedStateMachine):
         plans: tuple[InstancePlan, ...],
     ) -> None:  # fmt: skip
         plan = plan_of(
-            count, first=first, run=template(*plans, timeout_ms=4 * HOUR_MS), parallel=parallel, reverse=reverse,
-            stop=stop, reprocess=reprocess,
+            count, first=first, parallel=parallel, reverse=reverse, stop=stop, reprocess=reprocess,
+            run=msgspec.structs.replace(template(*plans, timeout_ms=4 * HOUR_MS), wants=WANTS),
         )  # fmt: skip
         self.count += 1
         self.driver.create(plan, f"r-{self.count}")
@@ -416,6 +442,8 @@ class RunTableMachine(RuleBasedStateMachine):
         assert not driver.table.awaiting.of_runs
         assert not driver.table.awaiting.of_ticks
         assert all(replay.final for replay in driver.table.rows.replays.values())
+        driver.pass_time(24 * HOUR_MS)
+        assert driver.table.rows.events == {}
 
     def _picked(self, pick: int) -> list[tuple[str, str]]:
         """One of the instances with an open attempt, if there is any."""
