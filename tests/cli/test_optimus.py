@@ -41,7 +41,7 @@ def original(tmp_path: Path) -> Path:
     return program(tmp_path / "theirs" / "optimus", '#!/bin/sh\necho "original: $*"\nexit 7\n')
 
 
-@pytest.mark.parametrize("words", [["replay", "create", "x"], ["job", "refresh"], ["--host", "http://h", "backup"]])
+@pytest.mark.parametrize("words", [["resource", "create", "x"], ["job", "refresh"], ["--host", "http://h", "backup"]])
 def test_words_that_prime_does_not_know_go_to_the_original_with_all_arguments(
     me: Path, original: Path, words: list[str]
 ) -> None:
@@ -57,21 +57,21 @@ def test_words_that_prime_knows_are_its_own(me: Path, original: Path) -> None:
 
 
 def test_without_an_original_the_error_says_so(me: Path) -> None:
-    done = optimus(me, "replay", "create", search=[me.parent])
+    done = optimus(me, "resource", "create", search=[me.parent])
     assert done.returncode == 2
-    assert "`optimus replay create` is no command of prime, and there is no other `optimus` on PATH" in done.stderr
+    assert "`optimus resource create` is no command of prime, and there is no other `optimus` on PATH" in done.stderr
 
 
 def test_two_primes_do_not_hand_over_to_each_other_for_ever(me: Path, tmp_path: Path) -> None:
     second = tmp_path / "second" / "optimus"
     program(second, f'#!/bin/sh\nexec {sys.executable} -c "{RUN.format(me=str(second))}" "$@"\n')
-    done = optimus(me, "replay", search=[me.parent, second.parent])
+    done = optimus(me, "resource", search=[me.parent, second.parent])
     assert (done.returncode, "no other `optimus`" in done.stderr) == (2, True)
 
 
 def test_an_original_that_cannot_be_run_is_an_error(me: Path, tmp_path: Path) -> None:
     bad = program(tmp_path / "theirs" / "optimus", "#!/nowhere/interpreter\n")
-    done = optimus(me, "replay", search=[me.parent, bad.parent])
+    done = optimus(me, "resource", search=[me.parent, bad.parent])
     assert (done.returncode, "cannot be run: No such file" in done.stderr) == (2, True)
 
 
