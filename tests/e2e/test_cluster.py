@@ -106,10 +106,12 @@ def submits(three: Cluster, members: list[Member], job: str) -> Iterator[Submits
 
 
 def check(evidence: Path, runs: list[str]) -> None:
-    """Each run's work began and ended exactly once, and nothing else has run."""
-    lines = evidence.read_text().splitlines()
-    wanted = Counter({f"{word} {run} 1": 1 for run in runs for word in ("start", "end")})
-    assert Counter(lines) == wanted
+    """Each run's work began and ended exactly once, and nothing else has run.
+
+    It may be that of a later attempt: one whose start was cut off, and is not known to have happened, never begins.
+    """
+    lines = [line.rsplit(maxsplit=1)[0] for line in evidence.read_text().splitlines()]
+    assert Counter(lines) == Counter({f"{word} {run}": 1 for run in runs for word in ("start", "end")})
 
 
 def test_what_is_done_through_one_agent_is_seen_through_all_p6(three: Cluster, tmp_path: Path, evidence: Path) -> None:
