@@ -158,6 +158,9 @@ class HttpGates:
             return False, f"the request cannot be made: {error}"
         except (BlobError, PrimeError, SecretError) as error:
             return False, f"the request cannot be made on this agent: {error}"
+        except Exception as error:  # a job must not be able to end whoever leads
+            log.exception("a request met an error nobody foresaw", extra={"run": run.id, "dependency": name})
+            return False, f"the request met an error of the agent, {type(error).__name__}; its log has more"
         return await get(session, request)
 
 

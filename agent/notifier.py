@@ -109,7 +109,8 @@ class Notifier:
     def _due(self, now_ms: int) -> Iterator[Event]:
         """The event of each endpoint that is to be sent now: of those that have not failed first."""
         table = self.replica.table
-        self._endpoints = {key: one for key, one in self._endpoints.items() if key in table.outbox}
+        kept = {*table.outbox, *self._busy}  # what was delivered a moment ago is still busy
+        self._endpoints = {key: one for key, one in self._endpoints.items() if key in kept}
         free = [key for key in table.outbox if key not in self._busy and self._held_ms(key) <= now_ms]
         for endpoint in sorted(free, key=lambda key: key in self._endpoints and self._endpoints[key].failures > 0):
             events = (table.rows.events[event_id] for event_id in table.outbox[endpoint])

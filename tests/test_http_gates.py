@@ -122,6 +122,21 @@ async def test_a_redirection_is_not_followed(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_an_error_that_nobody_foresaw_is_told_and_does_not_end_whoever_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving(Upstream(200)) as url, gated(tmp_path, url) as agent:
+        with monkeypatch.context() as now:
+            now.setattr(type(agent.service.context.provisioner), "request", broken)
+            run = await submitted(agent)
+            await agent.until(lambda: _asked(agent, run["id"]) > 1)
+        assert (await agent.ended(run["id"]))["state"] == "success"
+
+
+@in_loop
 async def test_a_dependency_that_cannot_be_rendered_any_more_says_so_without_the_secret(tmp_path: Path) -> None:
     async with serving(Upstream(200)) as url, gated(tmp_path, url) as agent:
         await agent.ok("PUT", "/api/v1/projects/p/secrets/TOKEN", {"value": "two\nlines"})

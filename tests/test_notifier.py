@@ -104,7 +104,8 @@ async def delivering(agent: Prime, **more: Any) -> AsyncIterator[Notifier]:
         yield one
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError), ended
 
 
 def job(name: str, behavior: str, task: str = "", code: str = "0") -> dict[str, str]:
@@ -248,6 +249,18 @@ async def test_endpoints_that_hang_or_are_dead_delay_no_other(tmp_path: Path, mo
         assert len(set(server.keys("/good"))) == 5
         errors = {one["error"] for one in await listed(agent) if one["tries"]}
         assert errors <= {"no answer within 0.5 s", "cannot be reached: ClientConnectorError"}
+
+
+@in_loop
+async def test_what_was_delivered_a_moment_ago_is_busy_though_nothing_waits_for_its_endpoint(tmp_path: Path) -> None:
+    async with prime(tmp_path) as agent:
+        context = agent.service.context
+        one = Notifier(agent.replica, context.keyring, context.load)
+        one._busy["failing"] = asyncio.create_task(asyncio.sleep(3600))
+        one._endpoints["failing"] = notifier._Endpoint(failures=1)
+        assert list(one._due(0)) == []
+        assert one._failing() == 1
+        await one._let_go()
 
 
 @in_loop
