@@ -52,6 +52,7 @@ class Bench:
         self.data.mkdir()
         self.specs: list[AttemptSpec] = []
         self.stand_ins: list[StandIn] = []
+        self._next: StandIn | None = None
         self.pids: list[int] = []
 
     def watchdog(self) -> int:
@@ -75,12 +76,20 @@ class Bench:
 
         end = asyncio.run(start())
         wait_until(evidence.exists)
+        self._ready()
         return spec, end, evidence
+
+    def _ready(self) -> StandIn:
+        """Who speaks next; it is up before a lease is asked for."""
+        if self._next is None:
+            self._next = StandIn(self.data)
+            self.stand_ins.append(self._next)
+        return self._next
 
     def stand_in(self, *messages: dict[str, object]) -> StandIn:
         """An agent that says this."""
-        one = StandIn(self.data, [*messages])
-        self.stand_ins.append(one)
+        one, self._next = self._ready(), None
+        one.say([*messages])
         return one
 
     def fenced(self) -> set[str]:

@@ -123,15 +123,26 @@ class Client:
 class StandIn:
     """An agent that says what it is told to, and then nothing more: it can be killed, or stopped."""
 
-    def __init__(self, directory: Path, messages: list[Mapping[str, object]]) -> None:
+    def __init__(self, directory: Path) -> None:
+        """Returns once it is up, so that no lease runs out while an interpreter starts. It says nothing yet."""
         self.answers: list[dict[str, Any]] = []
-        command = [sys.executable, "-m", __name__, str(directory), json.dumps(messages)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        command = [sys.executable, "-m", __name__, str(directory)]
+        root = Path(__file__).parents[2]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
+        assert self._line() == b"up\n"
+
+    def say(self, messages: list[Mapping[str, object]]) -> None:
+        """Say this to the watchdog; to be called once. Its answers are in `answers`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(messages).encode() + b"\n")
+        self._process.stdin.close()
+        self.answers += [json.loads(self._line()) for _ in messages]
+
+    def _line(self) -> bytes:
         assert self._process.stdout is not None
-        for _ in messages:
-            line = self._process.stdout.readline()
-            assert line, "the stand-in has failed"
-            self.answers.append(json.loads(line))
+        line = self._process.stdout.readline()
+        assert line, "the stand-in has failed"
+        return line
 
     @property
     def pid(self) -> int:
@@ -150,12 +161,15 @@ class StandIn:
         """SIGKILL; idempotent."""
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 if __name__ == "__main__":
+    print("up", flush=True)  # noqa: T201
+    _messages = json.loads(sys.stdin.readline())
     _client = Client(Path(sys.argv[1]))
-    for _message in json.loads(sys.argv[2]):
+    for _message in _messages:
         print(json.dumps(_client.say(**_message)), flush=True)  # noqa: T201
     signal.pause()
