@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,9 +101,11 @@ class Shell:
         """End it, with what it has put into the background."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
-        if self._shell.poll() is None:
+        with suppress(BrokenPipeError):  # it has ended by itself
             self._shell.stdin.write("kill $(jobs -p) 2>/dev/null\n")
-        self._shell.stdin.close()
+            self._shell.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._shell.stdin.close()
         self._shell.wait(END_S)
         self._shell.stdout.close()
 
