@@ -7,18 +7,18 @@ request at most: the next one asks again.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from agent import outward
 from agent.errors import PrimeError, Refusal
 from agent.keyring import SecretError
+from agent.outward import ReservedAddress
 from agent.provision import Provisioner, sealed_secrets
 from agent.replica import Replica
 from agent.runtable import commands as c
@@ -31,48 +31,9 @@ from agent.store.errors import BlobError
 log = logging.getLogger(__name__)
 
 AT_A_TIME: Final = 16
-HEADERS: Final = {"User-Agent": "prime"}
-ANSWER_S: Final = 10.0
 WAIT_MAX_S: Final = 60.0  # a wall clock that was set forward is noticed after this
 REFUSED_WAIT_S: Final = 1.0
 REASON_CHARACTERS_MAX: Final = 100
-METADATA: Final = frozenset({ipaddress.ip_address("fd00:ec2::254")})  # of a cloud; the others are link-local
-
-
-class Forbidden(OSError):
-    """The request goes where no dependency may look."""
-
-
-def check_address(text: str) -> None:
-    """Raise Forbidden for a link-local address: there clouds tell a host its own credentials to whoever asks from it.
-
-    text: an address, or a name, which is none.
-    """
-    try:
-        address = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return
-    inner = getattr(address, "ipv4_mapped", None) or address
-    if inner.is_link_local or inner in METADATA:
-        raise Forbidden(f"{inner} is a link-local address, where no dependency may look")
-
-
-class Resolver(AbstractResolver):
-    """The system's, but for addresses that are forbidden, whatever name they have."""
-
-    def __init__(self) -> None:
-        self._inner = aiohttp.ThreadedResolver()
-
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        """The addresses of a name. Raises OSError."""
-        found = await self._inner.resolve(host, port, family)  # type: ignore[arg-type]
-        for one in found:
-            check_address(one["host"])
-        return found
-
-    async def close(self) -> None:
-        """Nothing is open."""
-        await self._inner.close()
 
 
 class HttpGates:
@@ -87,15 +48,8 @@ class HttpGates:
 
     async def run_forever(self) -> None:
         """Ask whenever a request is due. Ends when cancelled, with all that is in flight."""
-        connector = aiohttp.TCPConnector(resolver=Resolver(), limit=AT_A_TIME, force_close=True)
-        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
         try:
-            async with aiohttp.ClientSession(
-                connector=connector,
-                timeout=timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "prime"},
-            ) as session:
+            async with outward.session(AT_A_TIME) as session:
                 while True:
                     await self._step(session)
         finally:
@@ -167,17 +121,16 @@ class HttpGates:
 async def get(session: aiohttp.ClientSession, request: HttpRequest) -> tuple[bool, str]:
     """Send a GET. Returns whether it is answered with 2xx, and with what. A redirection is followed nowhere."""
     try:
-        if (host := URL(request.url).host) is not None:
-            check_address(host)
+        outward.check(URL(request.url))
         async with session.get(
             request.url, headers=request.headers, params=request.params, allow_redirects=False
         ) as response:
             reason = "".join(one for one in response.reason or "" if one.isprintable())[:REASON_CHARACTERS_MAX]
             return 200 <= response.status < 300, f"{response.status} {reason}".strip()
     except TimeoutError:
-        return False, f"no answer within {ANSWER_S:g} s"
-    except Forbidden as error:
-        return False, str(error)
+        return False, f"no answer within {outward.TIMEOUT_S:g} s"
+    except ReservedAddress as error:
+        return False, f"its address is refused: {error}"
     except aiohttp.ClientConnectorError as error:
         return False, f"cannot connect: {_why(error.os_error)}"
     except (aiohttp.ClientError, OSError) as error:
@@ -188,6 +141,6 @@ async def get(session: aiohttp.ClientSession, request: HttpRequest) -> tuple[boo
 
 def _why(error: OSError) -> str:
     """Without the address, which may be made with a secret."""
-    if isinstance(error, Forbidden):
+    if isinstance(error, ReservedAddress):
         return str(error)
     return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no such host"

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent import notifier, post
+from agent import notifier, outward
 from agent.notice_messages import Message
 from agent.notifier import Notifier
-from agent.post import Answer, Poster, reserved
+from agent.post import Answer, Poster
 from tests.api.harness import Prime, in_loop, prime
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -229,7 +229,7 @@ async def test_endpoints_that_hang_or_are_dead_delay_no_other(tmp_path: Path, mo
     """More of them than there are places."""
     monkeypatch.setattr(notifier, "PLACES", 8)
     monkeypatch.setattr(notifier, "AGAIN_PLACES", 4)
-    monkeypatch.setattr(post, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(outward, "TIMEOUT_S", 0.5)
     async with receiver() as server, prime(tmp_path) as agent, delivering(agent):
         paths = [f"/hangs{n}" for n in range(20)]
         server.answers = {path: [hangs] for path in paths}
@@ -347,31 +347,6 @@ async def test_what_was_not_delivered_when_the_agent_stopped_is_delivered_by_the
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "169.254.169.254",
-        "fe80::1",
-        "fe80::1%eth0",
-        "::ffff:169.254.169.254",
-        "64:ff9b::a9fe:a9fe",
-        "2002:a9fe:a9fe::1",
-        "fd00:ec2::254",
-        "100.100.100.200",
-        "0.0.0.0",
-        "::",
-        "224.0.0.1",
-    ],
-)
-def test_reserved_addresses(address: str) -> None:
-    assert reserved(address)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "8.8.8.8", "2001:db8::1", "::1", "::ffff:10.0.0.1"])
-def test_addresses_that_an_endpoint_may_have(address: str) -> None:
-    assert not reserved(address)
 
 
 @in_loop

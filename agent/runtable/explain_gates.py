@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agent.runtable.gate_rows import Gate, GateKind, GateState, OnFailure, TriggerRule
-from agent.runtable.gates import MISSING, run_state, tick_run
+from agent.runtable.gates import MISSING, run_state
 from agent.runtable.model import Run, RunState
 from agent.runtable.table import Table
+from agent.runtable.tick_runs import tick_run
 
 AWAITED_MAX: Final = 1000  # told of one gate, those first that keep it shut (P12)
 FORGOTTEN: Final = "forgotten"

@@ -14,7 +14,7 @@ from agent.runtable.gate_rows import Gate, GateKind, GatePlan, GateState, OnFail
 from agent.runtable.lifecycle import enter
 from agent.runtable.model import InstanceState, Run, RunState
 from agent.runtable.table import Table
-from agent.runtable.tick_runs import tick_run as tick_run
+from agent.runtable.tick_runs import tick_run
 from agent.runtable.trigger_rules import Decision, decide
 
 GATES_MAX: Final = 100  # of a run (P12)

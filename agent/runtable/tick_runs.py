@@ -1,4 +1,4 @@
-"""Which run stands for a tick: the newest that the schedule or a replay has made of it."""
+"""Which run stands for a tick: the newest that the schedule or a replay has made of it, or that was reported."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from agent.runtable import commands as c
 from agent.runtable.explain import explain
 from agent.runtable.explain_gates import AWAITED_MAX, explain_gates
 from agent.runtable.gate_rows import GateKind, GatePlan, GateState, OnFailure, TriggerRule
-from agent.runtable.gates import GATES_MAX, TICKS_MAX, tick_run
+from agent.runtable.gates import GATES_MAX, TICKS_MAX
 from agent.runtable.model import RUN_FINAL, InstanceKind, InstanceState, Limits, Origin, Reason, RunState
 from agent.runtable.table import Table
+from agent.runtable.tick_runs import tick_run
 from agent.runtable.trigger_rules import Decision, decide
 from tests.runtable.builders import HOUR_MS, START_MS, Driver, hook, task
 
