@@ -541,10 +541,6 @@ class DiffAnswer(View, frozen=True):
 # -- queries -----------------------------------------------------------------------------------------------------------
 
 
-class EmptyBody(Request, frozen=True):
-    """Nothing needs to be said."""
-
-
 class NoQuery(Request, frozen=True):
     """No parameters."""
 
